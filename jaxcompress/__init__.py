@@ -1,0 +1,20 @@
+"""Model compression as pure transforms over JAX parameter trees."""
+
+from jaxcompress import adapters as adapters
+from jaxcompress import arrays as arrays
+from jaxcompress import distill as distill
+from jaxcompress import factorize as factorize
+from jaxcompress import prune as prune
+from jaxcompress import quantize as quantize
+from jaxcompress import schedules as schedules
+from jaxcompress.arrays import densify as densify
+from jaxcompress.interpreters import cost as cost
+from jaxcompress.interpreters import lift as lift
+from jaxcompress.interpreters import macs as macs
+from jaxcompress.interpreters import patches as patches
+from jaxcompress.transform import Transform as Transform
+from jaxcompress.transform import chain as chain
+from jaxcompress.transform import combine as combine
+from jaxcompress.transform import every as every
+from jaxcompress.transform import pack as pack
+from jaxcompress.transform import partition as partition

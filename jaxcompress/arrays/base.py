@@ -1,0 +1,137 @@
+"""The interface of a compressed weight: a typed leaf that stands where the array stood."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.coding import Coded, decode_array, encode_array
+
+
+class CompressedArray(abc.ABC):
+    """Stands in a parameter tree for the dense array that it means.
+
+    Final classes are frozen dataclasses registered as pytrees by `compressed`. Their data fields are arrays or further
+    compressed arrays, so leaves nest. A field marked `fixed` (masks, codes, scales) is never trained; a field marked
+    `static` is part of the tree's structure. `shape` and `dtype` follow from the data, so that a leaf may be stacked,
+    vmapped and scanned over.
+    """
+
+    owner: str  # the transform that updates this leaf; "" once packed
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the dense array."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """The dtype of the dense array."""
+
+    @abc.abstractmethod
+    def dense(self) -> jax.Array:
+        """Returns the array this leaf means; differentiable in the trained fields."""
+
+    @abc.abstractmethod
+    def pack(self) -> "CompressedArray":
+        """Returns the storage form. Changes no bit of `dense`; packing twice changes nothing more."""
+
+    @abc.abstractmethod
+    def encode(self, kept: np.ndarray | None = None) -> Coded:
+        """Lays the packed leaf out as streams; with `kept` (bool, flat) only those entries need be stored."""
+
+    @classmethod
+    @abc.abstractmethod
+    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> Self:
+        """Restores a packed leaf bit for bit; raises ValueError on streams that are not one."""
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of the dense array."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of entries of the dense array."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def storage_bits(self) -> int:
+        """Returns the exact bits of the packed leaf's streams: values, indices, scales and codebooks included."""
+        return 8 * sum(encode(pack(self)).bytes_by_coding().values())
+
+    def map_arrays(self, function: Callable[[str, Any], Any]) -> Self:
+        """Replaces every data field by ``function(name, value)``."""
+        changed = {name: function(name, getattr(self, name)) for name in data_fields(type(self))}
+        return dataclasses.replace(self, **changed)
+
+
+def fixed() -> Any:
+    """Declares a data field that no optimiser may move."""
+    return dataclasses.field(metadata={"fixed": True})
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """Declares a field that belongs to the tree's structure and is known while tracing."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+def compressed(cls: Any) -> Any:
+    """Makes `cls` a frozen dataclass and registers it as a pytree."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    return jax.tree_util.register_dataclass(cls, list(data_fields(cls)), list(static_fields(cls)))
+
+
+def data_fields(cls: type) -> dict[str, bool]:
+    """Lists the data fields of a compressed class and whether each is fixed."""
+    fields = dataclasses.fields(cls)
+    return {f.name: f.metadata.get("fixed", False) for f in fields if not f.metadata.get("static")}
+
+
+def static_fields(cls: type) -> list[str]:
+    """Lists the static fields of a compressed class."""
+    return [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
+
+
+def kinds() -> dict[str, type[CompressedArray]]:
+    """Lists the final classes by name."""
+    return {cls.__name__: cls for cls in CompressedArray.__subclasses__()}
+
+
+def is_compressed(leaf: Any) -> bool:
+    """Tells whether `leaf` is a compressed array."""
+    return isinstance(leaf, CompressedArray)
+
+
+def dense(leaf: Any) -> jax.Array:
+    """Returns the array that a leaf means; an array means itself."""
+    return leaf.dense() if is_compressed(leaf) else leaf
+
+
+def densify(params: Any) -> Any:
+    """Replaces every compressed leaf of a tree by the array it means."""
+    return jax.tree.map(dense, params, is_leaf=is_compressed)
+
+
+def pack(leaf: Any) -> Any:
+    """Returns the storage form of a leaf; an array is its own."""
+    return leaf.pack() if is_compressed(leaf) else jnp.asarray(leaf)
+
+
+def encode(leaf: Any, kept: np.ndarray | None = None) -> Coded:
+    """Lays a packed leaf or a plain array out as streams."""
+    return leaf.encode(kept) if is_compressed(leaf) else encode_array(leaf, kept)
+
+
+def decode(coded: Coded, kept: np.ndarray | None = None) -> Any:
+    """Restores what `encode` laid out; raises ValueError on a kind that is not known."""
+    if coded.kind == "array":
+        return decode_array(coded, kept)
+    known = kinds()
+    if coded.kind not in known:
+        raise ValueError(f"leaf kind {coded.kind!r} is not one of array, {', '.join(sorted(known))}")
+    return known[coded.kind].decode(coded, kept)

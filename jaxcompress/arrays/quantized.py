@@ -1,0 +1,124 @@
+"""Integer weights: in training form rounded in the forward pass, in storage form integers with a scale."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, fixed, static
+from jaxcompress.coding import Coded, Stream, decode_codes, decode_mask, encode_codes, encode_mask
+from jaxcompress.numerics import affine
+
+
+@compressed
+class FakeQuantized(CompressedArray):
+    """Means `weight` rounded to `bits`-bit integers; gradients pass straight through to `weight`.
+
+    The scale follows the extremes of `weight` over `axes`: all axes for one scale per tensor, all but the channel's for
+    one per channel. Axes are negative, so that they hold for stacked layers too. `bits` is an int32 scalar in [2, 8]
+    and may be traced.
+    """
+
+    weight: Array | CompressedArray
+    bits: Array = fixed()
+    axes: tuple[int, ...] = static()
+    symmetric: bool = static(True)
+    owner: str = static("")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.weight.dtype
+
+    def dense(self) -> Array:
+        weight = dense(self.weight)
+        codes, scale, zero_point = self._integers(lax.stop_gradient(weight))
+        return affine.straight_through(weight, affine.dequantize(codes, scale, zero_point).astype(weight.dtype))
+
+    def pack(self) -> "Quantized":
+        codes, scale, zero_point = self._integers(dense(self.weight))
+        dtype = self.dtype.name if hasattr(self.dtype, "name") else str(self.dtype)
+        return Quantized(codes.astype(jnp.int8), scale, zero_point.astype(jnp.int8), int(self.bits), dtype)
+
+    def encode(self, kept: np.ndarray | None = None) -> Coded:
+        return self.pack().encode(kept)
+
+    @classmethod
+    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "FakeQuantized":
+        raise ValueError("a file holds packed leaves; FakeQuantized is a training form")
+
+    def _integers(self, weight: Array) -> tuple[Array, Array, Array]:
+        weight = weight.astype(jnp.float32)
+        scale, zero_point = affine.weight_range(weight, self.bits, self.axes, self.symmetric)
+        return affine.quantize(weight, scale, zero_point, self.bits, self.symmetric), scale, zero_point
+
+
+@compressed
+class Quantized(CompressedArray):
+    """Means ``scale * (codes - zero_point)``, with int8 `codes` of which `bits` bits are used.
+
+    `scale` (float32) and `zero_point` (int8) broadcast against `codes`. Nothing in it is trained.
+    """
+
+    codes: Array = fixed()
+    scale: Array = fixed()
+    zero_point: Array = fixed()
+    bits: int = static()
+    dense_dtype: str = static("float32")
+    owner: str = static("")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.dtype(self.dense_dtype)
+
+    def dense(self) -> Array:
+        zero_point = self.zero_point.astype(self.scale.dtype)
+        return affine.dequantize(self.codes, self.scale, zero_point).astype(self.dense_dtype)
+
+    def pack(self) -> "Quantized":
+        return self
+
+    def encode(self, kept: np.ndarray | None = None) -> Coded:
+        """Stores all codes, or the positions and codes of those that do not mean zero, whichever is smaller."""
+        codes, zero = np.asarray(self.codes), np.asarray(self.zero_point)
+        offset = 2 ** (self.bits - 1)
+        whole: tuple[Stream, ...] = (encode_codes(codes.astype(np.int32) + offset, 2**self.bits),)
+        mask = codes != zero
+        sparse = (encode_mask(mask), encode_codes(codes[mask].astype(np.int32) + offset, 2**self.bits))
+        streams = min(whole, sparse, key=lambda streams: sum(len(s.data) for s in streams))
+        attributes = {"shape": list(self.shape), "bits": self.bits, "dtype": self.dense_dtype}
+        parts = {"scale": encode(self.scale)}
+        if zero.any():  # symmetric codes have none to store
+            parts["zero_point"] = encode(self.zero_point)
+        return Coded("Quantized", attributes, streams, parts)
+
+    @classmethod
+    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "Quantized":
+        bits, shape, dtype = coded.attribute("bits", int), coded.shape(), coded.attribute("dtype", str)
+        if not 2 <= bits <= 8 or dtype not in ("float16", "bfloat16", "float32"):
+            raise ValueError(f"Quantized of {bits} bits and dtype {dtype!r} is not one this version reads")
+        scale = decode(coded.part("scale"))
+        zero = decode(coded.part("zero_point")) if "zero_point" in coded.parts else jnp.zeros(scale.shape, jnp.int8)
+        if scale.dtype != jnp.float32 or zero.dtype != jnp.int8 or not _broadcasts(scale.shape, zero.shape, shape):
+            raise ValueError(
+                f"scale {scale.shape} {scale.dtype} and zero point {zero.shape} {zero.dtype} do not fit {shape}"
+            )
+        codes = np.broadcast_to(np.asarray(zero), shape).reshape(-1).copy()
+        sparse = any(stream.role == "mask" for stream in coded.streams)
+        places = decode_mask(coded) if sparse else np.ones(coded.size(), bool)
+        offset = 2 ** (bits - 1)
+        codes[places] = decode_codes(coded, 2**bits, int(np.count_nonzero(places))).astype(np.int32) - offset
+        return cls(jnp.asarray(codes.reshape(shape)), scale, zero, bits, dtype)
+
+
+def _broadcasts(scale: tuple[int, ...], zero: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    same_rank = len(scale) == len(zero) == len(shape)
+    return scale == zero and same_rank and all(a in (1, n) for a, n in zip(scale, shape, strict=True))

@@ -1,0 +1,152 @@
+"""The jaxpr interpreter: one evaluator, into which each reading of a model brings its own rules.
+
+A model is never edited. ``jax.make_jaxpr`` writes down what it computes; `evaluate` runs that program with a table of
+rules, a rule for each primitive that the reading sees differently. Everything else runs as it stands. Only public JAX
+is used: `jax.make_jaxpr`, `jax.extend.core`, and `jax.core.eval_jaxpr` on a program of one equation, which keeps name
+stacks, effects and custom derivatives.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.extend import core
+from jax.extend.core import primitives as prim
+
+Rule = Callable[..., Any]  # (reading, values, params) -> one value, or NotImplemented to decline
+
+
+class Reading(NamedTuple):
+    """Describes how a program is read.
+
+    `rules` maps a primitive to its rule. `concerns(values)` tells whether an equation on these operands is of interest;
+    if not, it runs as it stands, nested programs included. `lower(value)` turns a value of the reading into an array,
+    where only arrays may go: operands without a rule, carries and outputs of loops.
+    """
+
+    rules: dict[core.Primitive, Rule]
+    concerns: Callable[[Sequence[Any]], bool]
+    lower: Callable[[Any], Any]
+
+
+def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
+    """Evaluates a program on `values`, some of which may be of the reading's own types."""
+    jaxpr = closed.jaxpr
+    env: dict[core.Var, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    env.update(zip(jaxpr.invars, values, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        env.update(zip(eqn.outvars, _step(reading, eqn, [read(v) for v in eqn.invars]), strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def bind(reading: Reading, primitive: core.Primitive, *values: Any, **params: Any) -> Any:
+    """Applies one primitive under the reading; by this a rule re-enters the dispatch, so that leaves nest."""
+    if reading.concerns(values) and primitive in reading.rules:
+        out = reading.rules[primitive](reading, values, params)
+        if out is not NotImplemented:
+            return out
+    return primitive.bind(*map(reading.lower, values), **params)
+
+
+def _step(reading: Reading, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
+    if reading.concerns(values):
+        if eqn.primitive in _CALLS:
+            return _CALLS[eqn.primitive](reading, eqn.params, values)
+        if eqn.primitive in reading.rules:
+            out = reading.rules[eqn.primitive](reading, values, eqn.params)
+            if out is not NotImplemented:
+                return [out]
+    return _as_it_stands(reading, eqn, values)
+
+
+def _as_it_stands(reading: Reading, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
+    operands = {v: reading.lower(x) for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)}
+    program = core.Jaxpr((), list(operands), eqn.outvars, [eqn], eqn.effects)
+    return jax.core.eval_jaxpr(program, (), *operands.values())
+
+
+# Nested programs, entered here once for all readings. custom_jvp and custom_vjp calls are absent on purpose: entering
+# them would lose the derivative that their author gave, so they run whole on lowered operands.
+
+
+def _jit(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    return evaluate(reading, params["jaxpr"], values)
+
+
+def _closed_call(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    return evaluate(reading, params["call_jaxpr"], values)
+
+
+def _remat(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    body = _lowered(reading, core.ClosedJaxpr(params["jaxpr"], ()))
+    return jax.checkpoint(body, policy=params["policy"], prevent_cse=params["prevent_cse"])(*values)
+
+
+def _scan(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    consts, carries = params["num_consts"], params["num_carry"]
+    fixed, initial = values[:consts], [reading.lower(v) for v in values[consts : consts + carries]]
+    # A typed leaf is scanned over part by part, which needs the scanned axis on every part.
+    stacked = [v if _stacks(v, params["length"]) else reading.lower(v) for v in values[consts + carries :]]
+    body = _lowered(reading, params["jaxpr"])
+
+    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+        out = body(*fixed, *carry, *x)
+        return out[:carries], out[carries:]
+
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    final, outputs = lax.scan(step, initial, stacked, **options)
+    return [*final, *outputs]
+
+
+def _while(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    first = params["cond_nconsts"]
+    second = first + params["body_nconsts"]
+    going, body = _lowered(reading, params["cond_jaxpr"]), _lowered(reading, params["body_jaxpr"])
+    return lax.while_loop(
+        lambda carry: going(*values[:first], *carry)[0],
+        lambda carry: body(*values[first:second], *carry),
+        [reading.lower(v) for v in values[second:]],
+    )
+
+
+def _cond(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    index, *operands = values
+    bodies = [_lowered(reading, branch) for branch in params["branches"]]
+    return lax.switch(reading.lower(index), [lambda body=body: body(*operands) for body in bodies])
+
+
+def _lowered(reading: Reading, closed: core.ClosedJaxpr) -> Callable[..., list[Any]]:
+    return lambda *values: [reading.lower(out) for out in evaluate(reading, closed, values)]
+
+
+def _stacks(value: Any, length: int) -> bool:
+    return all(leaf.ndim > 0 and leaf.shape[0] == length for leaf in jax.tree.leaves(value))
+
+
+_CALLS: dict[core.Primitive, Rule] = {
+    prim.jit_p: _jit,
+    prim.closed_call_p: _closed_call,
+    prim.remat_p: _remat,
+    prim.scan_p: _scan,
+    prim.while_p: _while,
+    prim.cond_p: _cond,
+}
+
+
+def nested(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
+    """Lists the programs inside an equation: the bodies of calls, loops and branches, custom derivatives left out."""
+    found: list[core.Jaxpr] = []
+    for name, value in eqn.params.items():
+        if name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
+            continue
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                found.append(item.jaxpr)
+            elif isinstance(item, core.Jaxpr):
+                found.append(item)
+    return found

@@ -1,0 +1,140 @@
+"""Runs an unmodified model on compressed weights."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import primitives as prim
+
+from jaxcompress.arrays import LowRank, Masked, dense, is_compressed
+from jaxcompress.interpreters.base import Reading, bind, evaluate
+
+
+def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes `apply` accept compressed leaves anywhere among its arguments.
+
+    The model is traced on the dense shapes that the leaves stand for, and its program is then evaluated on the leaves:
+    a product or convolution with a `LowRank` kernel runs as two thin ones, and an operation without a rule gets the
+    dense array. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export. Arguments that are
+    no arrays (bools, strings, None, Python numbers) stay what they are.
+
+    Without a compressed leaf among the arguments `apply` is called directly.
+    """
+
+    @functools.wraps(apply)
+    def lifted(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_compressed)
+        if not any(map(is_compressed, leaves)):
+            return apply(*args, **kwargs)
+        traced = [is_compressed(x) or isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves]
+
+        def on_arrays(*arrays: Any) -> Any:
+            source = iter(arrays)
+            filled = [next(source) if move else leaf for leaf, move in zip(leaves, traced, strict=True)]
+            inner_args, inner_kwargs = jax.tree.unflatten(structure, filled)
+            return apply(*inner_args, **inner_kwargs)
+
+        values = [leaf for leaf, move in zip(leaves, traced, strict=True) if move]
+        closed, shape = jax.make_jaxpr(on_arrays, return_shape=True)(*map(_abstract, values))
+        outputs = evaluate(_LIFT, closed, values)
+        return jax.tree.unflatten(jax.tree.structure(shape), [dense(out) for out in outputs])
+
+    return lifted
+
+
+def _abstract(value: Any) -> Any:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype) if is_compressed(value) else value
+
+
+def _dot(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Runs ``x @ (u @ v)`` as ``(x @ u) @ v``, with the kernel on either side."""
+    left, right = values
+    (left_axes, right_axes), (left_batch, right_batch) = params["dimension_numbers"]
+    if left_batch or right_batch or (isinstance(left, LowRank) and isinstance(right, LowRank)):
+        return NotImplemented
+    if isinstance(right, LowRank):
+        return _thin_products(reading, left, right, left_axes, right_axes, params)
+    if isinstance(left, LowRank):
+        out = _thin_products(reading, right, left, right_axes, left_axes, params)
+        if out is NotImplemented:
+            return out
+        kept = out.ndim - left.output_axes  # the kernel stood first, so its axes come first
+        return jax.lax.transpose(out, [*range(kept, out.ndim), *range(kept)])
+    return NotImplemented
+
+
+def _thin_products(
+    reading: Reading, x: Any, kernel: LowRank, x_axes: Sequence[int], axes: Sequence[int], params: dict[str, Any]
+) -> Any:
+    if kernel.stack_axes or sorted(axes) != list(range(kernel.input_axes)):
+        return NotImplemented
+
+    def dot(a: Any, b: Any, contracting: tuple[Sequence[int], Sequence[int]]) -> Any:
+        numbers = (tuple(map(tuple, contracting)), ((), ()))
+        return bind(reading, prim.dot_general_p, a, b, **{**params, "dimension_numbers": numbers})
+
+    thin = dot(x, kernel.u, (x_axes, axes))
+    return dot(thin, kernel.v, ((thin.ndim - 1,), (0,)))
+
+
+def _conv(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Runs a convolution by ``u @ v`` as a convolution to rank channels and a 1x1 convolution."""
+    x, kernel = values
+    if not isinstance(kernel, LowRank) or is_compressed(x) or kernel.stack_axes or kernel.output_axes != 1:
+        return NotImplemented
+    numbers = params["dimension_numbers"]
+    spatial = kernel.ndim - 2
+    height_first = (spatial + 1, spatial, *range(spatial))  # (out, in, *spatial) stored as (*spatial, in, out)
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1 or numbers.rhs_spec != height_first:
+        return NotImplemented
+    thin = bind(reading, prim.conv_general_dilated_p, x, kernel.u, **params)
+    ones = (1,) * spatial
+    pointwise = {
+        **params,
+        "window_strides": ones,
+        "padding": ((0, 0),) * spatial,
+        "lhs_dilation": ones,
+        "rhs_dilation": ones,
+    }
+    last = dense(kernel.v).reshape(ones + kernel.v.shape)
+    return bind(reading, prim.conv_general_dilated_p, thin, last, **pointwise)
+
+
+def _transpose(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Transposes a matrix of two factors by swapping them."""
+    (leaf,) = values
+    if not isinstance(leaf, LowRank) or leaf.ndim != 2 or tuple(params["permutation"]) != (1, 0):
+        return NotImplemented
+    u, v = (bind(reading, prim.transpose_p, factor, permutation=(1, 0)) for factor in (leaf.u, leaf.v))
+    return replace(leaf, u=v, v=u)
+
+
+def _convert(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Converts the dtype of a leaf inside it, so that mixed precision keeps it compressed."""
+    (leaf,) = values
+
+    def convert(part: Any) -> Any:
+        return bind(reading, prim.convert_element_type_p, part, **params)
+
+    match leaf:
+        case LowRank():
+            return replace(leaf, u=convert(leaf.u), v=convert(leaf.v))
+        case Masked():
+            return replace(leaf, weight=convert(leaf.weight))
+        case _:
+            return NotImplemented
+
+
+_LIFT = Reading(
+    rules={
+        prim.dot_general_p: _dot,
+        prim.conv_general_dilated_p: _conv,
+        prim.transpose_p: _transpose,
+        prim.convert_element_type_p: _convert,
+    },
+    concerns=lambda values: any(map(is_compressed, values)),
+    lower=dense,
+)

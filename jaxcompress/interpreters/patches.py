@@ -1,0 +1,72 @@
+"""Runs convolutions as patches and one product, for CPUs."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import primitives as prim
+
+from jaxcompress.interpreters.base import Reading, evaluate
+
+
+def patches(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes `function` compute its convolutions as a product with patches of the input (im2col).
+
+    The same sums in another order. XLA's convolutions on CPU leave their fast path inside `lax.scan` and loops, where
+    this form is many times faster (``scripts/benchmark.py train-step`` prints the ratio); on accelerators leave it out.
+    Grouped and transposed convolutions stay native. Apply it to the lifted model: ``patches(lift(model.apply))``.
+    """
+
+    @functools.wraps(function)
+    def on_patches(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = evaluate(_PATCHES, closed, jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+    return on_patches
+
+
+def _conv(reading: Reading, values: Sequence[Array], params: dict[str, Any]) -> Any:
+    x, kernel = values
+    spatial = x.ndim - 2
+    plain = params["feature_group_count"] == params["batch_group_count"] == 1
+    if not plain or params["lhs_dilation"] != (1,) * spatial:
+        return NotImplemented
+    numbers = params["dimension_numbers"]
+    x = lax.transpose(x, _channels_last(numbers.lhs_spec))
+    kernel = lax.transpose(kernel, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
+    x = jnp.pad(x, ((0, 0), *params["padding"], (0, 0)))
+    columns = _windows(x, kernel.shape[:spatial], params["window_strides"], params["rhs_dilation"])
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    options = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
+    out = lax.dot_general(columns, flat, (((columns.ndim - 1,), (0,)), ((), ())), **options)
+    return lax.transpose(out, _inverse(_channels_last(numbers.out_spec)))
+
+
+def _windows(x: Array, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Array:
+    """Gathers the entries under the kernel at each place: (batch, *places, window entries * channels)."""
+    reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
+    places = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
+
+    def shifted(offset: tuple[int, ...]) -> Array:
+        start = [o * d for o, d in zip(offset, dilation, strict=True)]
+        stop = [a + (p - 1) * s + 1 for a, p, s in zip(start, places, strides, strict=True)]
+        return lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
+
+    return jnp.concatenate([shifted(o) for o in itertools.product(*map(range, window))], axis=-1)
+
+
+def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
+    batch, channel, *spatial = spec
+    return (batch, *spatial, channel)
+
+
+def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
+
+
+_PATCHES = Reading(rules={prim.conv_general_dilated_p: _conv}, concerns=lambda _: True, lower=lambda value: value)

@@ -1,0 +1,70 @@
+"""Affine integers: scale, zero point, rounding, and the straight-through estimator.
+
+A real number r is stored as an integer q with ``r = scale * (q - zero_point)`` (Jacob et al. 2018, arXiv:1712.05877,
+eq. 1). `bits` may be a traced array, so that a sweep over bit widths is one program.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+Axes = tuple[int, ...]
+
+
+def code_range(bits: Array | int, symmetric: bool) -> tuple[Array, Array]:
+    """Returns the smallest and largest integer code.
+
+    Symmetric codes leave out the most negative value (-127..127 for 8 bits), as integer kernels want of weights;
+    asymmetric ones use all 2**bits values (-128..127).
+    """
+    half = jnp.exp2(jnp.asarray(bits, jnp.float32) - 1)
+    return (1 - half if symmetric else -half), half - 1
+
+
+def affine_range(
+    low: Float[Array, "..."], high: Float[Array, "..."], bits: Array | int, symmetric: bool
+) -> tuple[Array, Array]:
+    """Returns `(scale, zero_point)`, float32 and broadcastable, that cover the reals from `low` to `high`.
+
+    The range is widened to hold 0, which is always stored exactly: a pruned weight stays zero. An all-zero range gets
+    scale 1.
+    """
+    smallest, largest = code_range(bits, symmetric)
+    low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
+    if symmetric:
+        scale = jnp.maximum(-low, high) / largest
+        scale = jnp.where(scale > 0, scale, 1.0)
+        return scale, jnp.zeros_like(scale)
+    scale = (high - low) / (largest - smallest)
+    scale = jnp.where(scale > 0, scale, 1.0)
+    return scale, jnp.clip(jnp.round(smallest - low / scale), smallest, largest)
+
+
+def weight_range(
+    weight: Float[Array, "..."], bits: Array | int, axes: Axes | None, symmetric: bool
+) -> tuple[Array, Array]:
+    """Returns `(scale, zero_point)` from the extremes of `weight` over `axes` (all of them for None)."""
+    low = jnp.min(weight, axis=axes, keepdims=True)
+    high = jnp.max(weight, axis=axes, keepdims=True)
+    return affine_range(low, high, bits, symmetric)
+
+
+def quantize(
+    values: Float[Array, "..."], scale: Array, zero_point: Array, bits: Array | int, symmetric: bool
+) -> Float[Array, "..."]:
+    """Rounds `values` half to even and returns their integer codes, kept in float."""
+    smallest, largest = code_range(bits, symmetric)
+    return jnp.clip(jnp.round(values / scale) + zero_point, smallest, largest)
+
+
+def dequantize(codes: Array, scale: Array, zero_point: Array) -> Float[Array, "..."]:
+    """Returns the reals that `codes` stand for."""
+    return (codes.astype(scale.dtype) - zero_point) * scale
+
+
+def straight_through(values: Float[Array, "..."], quantized: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns exactly `quantized` in the forward pass; passes gradients on to `values` (Bengio et al. 2013, arXiv:1308.3432).
+
+    Written ``q + (w - stop_gradient(w))`` since the usual ``w + stop_gradient(q - w)`` rounds: its value differs from q.
+    """
+    return lax.stop_gradient(quantized) + (values - lax.stop_gradient(values))

@@ -1,0 +1,56 @@
+"""Exact masks: which entries survive, by rank, without sorting."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+
+def keep_largest(scores: list[Float[Array, "..."]], count: Int[Array, ""] | int) -> list[Bool[Array, "..."]]:
+    """Marks the `count` largest of all `scores` taken together; exactly that many, whatever the ties.
+
+    `scores` are arrays of any shapes with non-negative finite entries, ranked together (global pruning) or one at a
+    time (layer-wise). Among equal scores the earlier array wins, and within an array the earlier entry in C order.
+    `count` may be traced and is clipped to [0, total size].
+
+    The threshold is found by bisection on the bit pattern, since non-negative floats order like the integers that
+    store them: 31 passes of compare and count for float32. That needs no sort, traces with a traced `count`, vmaps,
+    and on a sharded weight costs one small all-reduce a pass.
+    """
+    keys = [_ordered_bits(s) for s in scores]
+    total = sum(k.size for k in keys)
+    count = jnp.clip(jnp.asarray(count, jnp.int32), 0, total)
+
+    def at_least(threshold: Array) -> Array:
+        return sum((jnp.sum(k >= threshold, dtype=jnp.int32) for k in keys), jnp.int32(0))
+
+    def grow(i: Array, threshold: Array) -> Array:
+        # Sets the bit if enough entries still lie at or above the higher threshold.
+        candidate = threshold | (jnp.uint32(1) << (jnp.uint32(30) - i.astype(jnp.uint32)))
+        return jnp.where(at_least(candidate) >= count, candidate, threshold)
+
+    threshold = lax.fori_loop(0, 31, grow, jnp.uint32(0))
+    above = sum((jnp.sum(k > threshold, dtype=jnp.int32) for k in keys), jnp.int32(0))
+    masks, left = [], count - above  # how many of those equal to the threshold may still stay
+    for key in keys:
+        tied = key == threshold
+        order = jnp.cumsum(tied.reshape(-1), dtype=jnp.int32).reshape(key.shape)
+        masks.append((key > threshold) | (tied & (order <= left)))
+        left = left - jnp.sum(tied, dtype=jnp.int32)
+    return masks
+
+
+def kept_count(size: int, sparsity: Float[Array, ""] | float) -> Int[Array, ""]:
+    """Returns how many of `size` entries stay when the fraction `sparsity` in [0, 1] is removed (rounded to nearest)."""
+    removed = jnp.round(jnp.asarray(sparsity, jnp.float32) * size).astype(jnp.int32)
+    return jnp.clip(size - removed, 0, size)
+
+
+def _ordered_bits(scores: Float[Array, "..."]) -> Array:
+    # float16 and bfloat16 embed in float32 without changing order or ties; abs() turns -0.0 into 0.0.
+    return lax.bitcast_convert_type(jnp.abs(scores).astype(jnp.float32), jnp.uint32)
+
+
+def density(mask: Bool[Array, "..."]) -> jax.Array:
+    """Returns the fraction of `mask` that is kept, in [0, 1]."""
+    return jnp.mean(mask, dtype=jnp.float32)

@@ -1,0 +1,100 @@
+"""Names the leaves of a parameter tree and rewrites those that a pattern selects.
+
+The path of a leaf is its keys joined by ``/`` (``conv1/kernel``). Inside a compressed leaf the path goes on with the
+names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxcompress.arrays import CompressedArray, is_compressed
+
+Params = Any  # a pytree of arrays and CompressedArrays
+
+
+def path_text(keys: tuple[Any, ...]) -> str:
+    """Prints a JAX key path as ``conv1/kernel``."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Lists the leaves of `params` by path; a compressed leaf is one entry."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_compressed)
+    return {path_text(keys): leaf for keys, leaf in leaves}
+
+
+def names(params: Params) -> list[str]:
+    """Lists every path that a pattern may select: leaves, and the arrays inside compressed leaves."""
+    found: list[str] = []
+
+    def visit(path: str, leaf: Any) -> Any:
+        found.append(path)
+        if isinstance(leaf, CompressedArray):
+            leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
+        return leaf
+
+    for path, leaf in flatten(params).items():
+        visit(path, leaf)
+    return found
+
+
+def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -> Params:
+    """Replaces each leaf whose path matches `pattern` by ``function(path, leaf)``.
+
+    `pattern` is a regular expression that must match the whole path (`re.fullmatch`). The outermost match wins: a leaf
+    that was handed to `function` is not searched again for matches inside it.
+
+    Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths there are.
+    """
+    selects = _compile(pattern)
+    matched = False
+
+    def visit(path: str, leaf: Any) -> Any:
+        nonlocal matched
+        if selects.fullmatch(path):
+            matched = True
+            return function(path, leaf)
+        if isinstance(leaf, CompressedArray):
+            return leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
+        return leaf
+
+    rewritten = jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: visit(path_text(keys), leaf), params, is_leaf=is_compressed
+    )
+    if not matched:
+        raise ValueError(_no_match(pattern, names(params)))
+    return rewritten
+
+
+def select(params: Params, pattern: str) -> dict[str, Any]:
+    """Lists the leaves whose path matches `pattern`, by path; raises as `rewrite` does."""
+    found: dict[str, Any] = {}
+
+    def keep(path: str, leaf: Any) -> Any:
+        found[path] = leaf
+        return leaf
+
+    rewrite(params, pattern, keep)
+    return found
+
+
+def did_you_mean(word: str, allowed: list[str]) -> str:
+    """Returns `` (did you mean 'x'?)`` for the closest of `allowed`, or nothing when none is close."""
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def _no_match(pattern: str, paths: list[str]) -> str:
+    listed = "\n  ".join(paths) or "(the tree is empty)"
+    return f"pattern {pattern!r} matches no parameter{did_you_mean(pattern, paths)}; there are:\n  {listed}"

@@ -1,0 +1,67 @@
+"""Schedules: from the step (an optimiser update, counted from 0) to a value.
+
+Wherever a schedule is taken a plain number stands for a constant one. Where optax has the schedule, it is optax's.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+Schedule = Callable[[Array | int], Array | float]
+
+
+def as_schedule(value: Schedule | float) -> Schedule:
+    """Returns `value` itself if it is a schedule, and the constant schedule of a number."""
+    return value if callable(value) else constant(value)
+
+
+def constant(value: float) -> Schedule:
+    """Holds one value."""
+    return optax.constant_schedule(value)
+
+
+def linear(initial: float, final: float, *, begin: int = 0, end: int) -> Schedule:
+    """Goes in a straight line from `initial` at step `begin` to `final` at step `end`."""
+    return _polynomial(initial, final, begin, end, power=1)
+
+
+def cubic(initial: float, final: float, *, begin: int = 0, end: int) -> Schedule:
+    """Goes from `initial` to `final`, fast at first (Zhu & Gupta 2017, arXiv:1710.01878, eq. 1).
+
+    ``s(t) = final + (initial - final) * (1 - (t - begin) / (end - begin)) ** 3``. The paper holds the value between
+    mask updates; here the transform decides when to ask.
+    """
+    return _polynomial(initial, final, begin, end, power=3)
+
+
+def one_shot(final: float, *, at: int, initial: float = 0.0) -> Schedule:
+    """Jumps from `initial` to `final` at step `at`."""
+    _check_step("at", at)
+    return lambda step: jnp.where(jnp.asarray(step) >= at, jnp.float32(final), jnp.float32(initial))
+
+
+def cyclic(low: float, high: float, *, period: int, begin: int = 0) -> Schedule:
+    """Swings from `low` to `high` and back in every `period` steps, along a cosine."""
+    _check_step("begin", begin)
+    if period < 2:
+        raise ValueError(f"a period of {period} steps is too short; at least 2 are needed")
+
+    def schedule(step: Array | int) -> Array:
+        elapsed = jnp.maximum(jnp.asarray(step, jnp.float32) - begin, 0.0)
+        return low + (high - low) * 0.5 * (1 - jnp.cos(2 * jnp.pi * elapsed / period))
+
+    return schedule
+
+
+def _polynomial(initial: float, final: float, begin: int, end: int, power: int) -> Schedule:
+    _check_step("begin", begin)
+    if end <= begin:
+        raise ValueError(f"the schedule ends at step {end}, which is not after its begin at step {begin}")
+    return optax.polynomial_schedule(initial, final, power, transition_steps=end - begin, transition_begin=begin)
+
+
+def _check_step(name: str, step: int) -> None:
+    if step < 0:
+        raise ValueError(f"{name}={step} is not a step; steps count from 0")
