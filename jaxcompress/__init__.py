@@ -3,6 +3,7 @@
 from jaxcompress import adapters as adapters
 from jaxcompress import arrays as arrays
 from jaxcompress import distill as distill
+from jaxcompress import export as export
 from jaxcompress import factorize as factorize
 from jaxcompress import prune as prune
 from jaxcompress import quantize as quantize
@@ -12,6 +13,8 @@ from jaxcompress.interpreters import cost as cost
 from jaxcompress.interpreters import lift as lift
 from jaxcompress.interpreters import macs as macs
 from jaxcompress.interpreters import patches as patches
+from jaxcompress.ledger import Ledger as Ledger
+from jaxcompress.ledger import ledger as ledger
 from jaxcompress.transform import Transform as Transform
 from jaxcompress.transform import chain as chain
 from jaxcompress.transform import combine as combine

@@ -8,7 +8,7 @@ from jax import Array
 from jaxcompress.arrays import CompressedArray, LowRank
 from jaxcompress.arrays.low_rank import matrix_shape
 from jaxcompress.numerics.factors import energy_rank, truncated_svd
-from jaxcompress.paths import Params, rewrite
+from jaxcompress.paths import rewrite
 from jaxcompress.transform import Transform, identity_update, owned
 
 

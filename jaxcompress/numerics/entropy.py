@@ -1,5 +1,6 @@
-"""Codes symbols and kept positions as short byte streams, as Deep Compression does (Han, Mao & Dally 2016, arXiv:1510.00149).
+"""Codes symbols and kept positions as short byte streams, checked when read back.
 
+The codings are those of Deep Compression (Han, Mao & Dally 2016, arXiv:1510.00149) and their rivals.
 Every stream is a run of bit fields, most significant bit first, ended by zero bits up to a whole byte.
 Decoders read untrusted files: whatever is not exactly a stream of the expected count raises `ValueError`,
 before anything larger than that count is allocated. The count (or size) is the caller's to bound: zero-bit
@@ -164,7 +165,7 @@ def symbol_bits(symbols: np.ndarray, alphabet: int) -> dict[str, int]:
 
 
 def gaps_from_mask(mask: np.ndarray, width: int) -> np.ndarray:
-    """Codes a 1-D bool mask as the int64 gaps between its kept positions, each in [0, 2**width), width 1 to 16.
+    """Codes a 1-D bool mask as the gaps between its kept positions, int64 in [0, 2**width), width 1 to 16.
 
     Symbol s < 2**width - 1 skips s zeros and keeps the next position; 2**width - 1 is a filler that skips
     2**width - 1 zeros and keeps nothing. Zeros after the last kept position are not coded.
@@ -393,7 +394,7 @@ def _table_fields(lengths: np.ndarray) -> _Fields:
 
 
 def _read_table(data: bytes, alphabet: int) -> tuple[np.ndarray, int]:
-    """Reads the code lengths, int64 (alphabet,), written by `_table_fields` and the number of bits they took."""
+    """Reads the code lengths, int64 (alphabet,), and the number of bits that `_table_fields` gave them."""
     data = data[: alphabet + 8]  # the plain layout, longer than none, takes at most 37 + 6 * alphabet bits
     text = format(int.from_bytes(data, "big"), f"0{8 * len(data)}b") if data else ""
     at = 0
@@ -455,7 +456,7 @@ def _first_guess(used: int) -> int:
 
 
 def _gammas(values: list[int]) -> _Fields:
-    """Elias gamma codes of ints >= 1: the value in twice its bit length minus one, so zeros tell the width."""
+    """Writes ints >= 1 as Elias gamma codes: twice the bit length minus one, so leading zeros tell it."""
     return [(value, 2 * value.bit_length() - 1) for value in values]
 
 

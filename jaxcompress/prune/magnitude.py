@@ -11,7 +11,8 @@ from jaxcompress.arrays import Masked, dense
 from jaxcompress.numerics.masks import keep_largest, kept_count
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.schedules import Schedule, as_schedule
-from jaxcompress.transform import Transform, every as at_every, identity_update, owned, rewrite_owned
+from jaxcompress.transform import Transform, identity_update, owned, rewrite_owned
+from jaxcompress.transform import every as at_every
 
 Scope = Literal["layer", "global"]
 

@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxcompress.arrays import Clustered, CompressedArray, Masked
 from jaxcompress.numerics import codebooks
-from jaxcompress.paths import Params, rewrite
+from jaxcompress.paths import rewrite
 from jaxcompress.transform import Transform, identity_update, owned
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from jaxcompress.arrays import FakeQuantized
-from jaxcompress.paths import Params, rewrite
+from jaxcompress.paths import rewrite
 from jaxcompress.transform import Transform, identity_update, owned
 
 Granularity = Literal["tensor", "channel"]

@@ -1,0 +1,4 @@
+"""What leaves the program: the packed file and TFLite."""
+
+from jaxcompress.export.packed import load as load
+from jaxcompress.export.packed import save as save
