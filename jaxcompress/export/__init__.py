@@ -2,3 +2,4 @@
 
 from jaxcompress.export.packed import load as load
 from jaxcompress.export.packed import save as save
+from jaxcompress.export.tflite import tflite as tflite

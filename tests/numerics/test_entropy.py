@@ -183,9 +183,7 @@ def test_longest_codes_round_trip():
 def test_canonical_codes_are_ordered_and_prefix_free(counts: np.ndarray):
     lengths = E.huffman_lengths(counts)
     codes = E.canonical_codes(lengths)
-    words = [
-        (int(n), s, format(c, f"0{n}b")) for s, (n, c) in enumerate(zip(lengths, codes, strict=True)) if n
-    ]
+    words = [(int(n), s, format(c, f"0{n}b")) for s, (n, c) in enumerate(zip(lengths, codes, strict=True)) if n]
     in_order = [word for _, _, word in sorted(words)]
     assert in_order == sorted(in_order)
     assert not any(b.startswith(a) for a, b in itertools.pairwise(in_order))
@@ -248,9 +246,7 @@ def test_decode_huffman_refuses_counts():
 
 
 @given(symbols_and_alphabets(), DAMAGE)
-def test_damaged_huffman_is_refused_or_has_one_stream(
-    drawn: tuple[np.ndarray, int], damage: tuple[int, bytes]
-):
+def test_damaged_huffman_is_refused_or_has_one_stream(drawn: tuple[np.ndarray, int], damage: tuple[int, bytes]):
     symbols, alphabet = drawn
     data = damaged(E.encode_huffman(symbols, alphabet), *damage)
     try:
@@ -314,9 +310,7 @@ def test_gaps_round_trip(drawn: tuple[np.ndarray, int], width: int):
     mask, _ = drawn
     gaps = E.gaps_from_mask(mask, width)
     np.testing.assert_array_equal(E.mask_from_gaps(gaps, width, mask.size), mask)
-    np.testing.assert_array_equal(
-        E._gap_counts(E._zero_runs(mask), width), np.bincount(gaps, minlength=2**width)
-    )
+    np.testing.assert_array_equal(E._gap_counts(E._zero_runs(mask), width), np.bincount(gaps, minlength=2**width))
 
 
 @pytest.mark.parametrize("gaps", [[3], [0, 3], [0, 0, 0, 0, 0], [3, 2], [4], [-1], [0.0]])
@@ -356,9 +350,7 @@ def test_csr_matches_scipy(drawn: tuple[np.ndarray, int]):
     mask, columns = drawn
     matrix = csr_matrix(mask.reshape(-1, columns))
     kept = E.pack_bits(np.diff(matrix.indptr), columns.bit_length())
-    assert E._mask_streams(mask, columns)["csr"] == kept + E.pack_bits(
-        matrix.indices, (columns - 1).bit_length()
-    )
+    assert E._mask_streams(mask, columns)["csr"] == kept + E.pack_bits(matrix.indices, (columns - 1).bit_length())
 
 
 def test_edges_of_masks():

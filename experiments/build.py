@@ -1,0 +1,106 @@
+"""From configuration to objects: the model, the optimiser, the recipe."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import jaxcompress as jc
+from experiments import config, models
+from experiments.data import Dataset
+
+
+def seed_key(seed: int, purpose: str) -> jax.Array:
+    """Returns the random key of one purpose (``init``, ``batches of pruned``), independent of all others."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
+
+
+def model(spec: config.Model, classes: int) -> nn.Module:
+    """Builds the Linen module of a model's configuration."""
+    match spec:
+        case config.MLP():
+            return models.MLP(spec.hidden, classes, spec.dropout)
+        case config.LeNet5():
+            return models.LeNet5(classes, spec.dropout)
+
+
+def initial_params(experiment: config.Experiment, dataset: Dataset) -> Any:
+    """Draws the initial parameters of an experiment from its seed."""
+    module = model(experiment.model, dataset.classes)
+    example = jnp.zeros((1, *dataset.train.images.shape[1:]), jnp.float32)
+    return module.init(seed_key(experiment.seed, "init"), example)["params"]
+
+
+def scaled(images: jax.Array) -> jax.Array:
+    """Turns images of bytes into float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def predictor(spec: config.Model, classes: int) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1]."""
+    module = model(spec, classes)
+
+    def logits(params: Any, images: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, scaled(images) if images.dtype == jnp.uint8 else images)
+
+    return jc.lift(logits)
+
+
+def trainer(spec: config.Model, classes: int) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """Returns ``logits(params, images, key)`` of the lifted model for training, dropout drawn from `key`.
+
+    On CPU convolutions run as patches, since XLA's leave their fast path inside the compiled epoch.
+    """
+    module = model(spec, classes)
+
+    def logits(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, scaled(images), train=True, rngs={"dropout": key})
+
+    lifted = jc.lift(logits)
+    return jc.patches(lifted) if jax.default_backend() == "cpu" else lifted
+
+
+def optimiser(spec: config.Optimiser, steps: int) -> optax.GradientTransformation:
+    """Builds the optimiser of a stage of `steps` updates."""
+    match spec.decay:
+        case "constant":
+            rate = optax.constant_schedule(spec.learning_rate)
+        case "linear":
+            rate = optax.linear_schedule(spec.learning_rate, 0.0, steps)
+        case "cosine":
+            rate = optax.cosine_decay_schedule(spec.learning_rate, steps)
+    if spec.name == "adam":
+        return optax.adamw(rate, weight_decay=spec.weight_decay)
+    return optax.chain(optax.add_decayed_weights(spec.weight_decay), optax.sgd(rate, momentum=spec.momentum))
+
+
+def recipe(stage: config.Stage, epoch_steps: int, seed: int) -> jc.Transform:
+    """Builds the transforms of a stage; epochs become steps by `epoch_steps`."""
+    return jc.chain(*(_transform(technique, epoch_steps, seed) for technique in stage.recipe))
+
+
+def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transform:
+    match spec:
+        case config.Magnitude():
+            sparsity = spec.sparsity if spec.ramp is None else _ramp(spec.ramp, spec.sparsity, epoch_steps)
+            return jc.prune.magnitude(spec.pattern, sparsity, scope=spec.scope, every=spec.every)
+        case config.Threshold():
+            return jc.prune.threshold(spec.pattern, spec.quality)
+        case config.Weights():
+            options = {"granularity": spec.granularity, "symmetric": spec.symmetric}
+            return jc.quantize.weights(spec.pattern, spec.bits, **options)
+        case config.Codebook():
+            key = seed_key(seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
+            return jc.quantize.codebook(spec.pattern, spec.bits, initial=spec.initial, key=key)
+        case config.SVD():
+            return jc.factorize.svd(spec.pattern, spec.rank, energy=spec.energy)
+
+
+def _ramp(ramp: config.Ramp, final: float, epoch_steps: int) -> jc.schedules.Schedule:
+    shape = {"linear": jc.schedules.linear, "cubic": jc.schedules.cubic}[ramp.shape]
+    begin, end = (round(epochs * epoch_steps) for epochs in (ramp.begin, ramp.end))
+    return shape(ramp.initial, final, begin=begin, end=end)

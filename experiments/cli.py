@@ -1,0 +1,50 @@
+"""What the command lines share: settings, progress, and how they end."""
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from experiments import runs
+from experiments.logging import WandbMode
+
+console = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def settings(out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode) -> Iterator[runs.Settings]:
+    """Yields the settings of runs under ``out/runs`` with a bar for the epochs of the stage in training."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} epochs"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def progress(done: int, total: int, text: str) -> None:
+            if bar.tasks[0].description != text:
+                bar.reset(task, total=total, description=text)
+            bar.update(task, completed=done)
+            if not console.is_terminal and done == total:
+                console.print(f"trained {text}: {total} epochs")
+
+        yield runs.Settings(out / "runs", data_dir, wandb, progress=progress)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Turns what a user can mend into one message and an exit code: 2 for bad input, 1 for the disk, 130 for Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave("stopped; the same command goes on from the last checkpoint", 130)
+    except OSError as error:
+        _leave(f"error: {error}", 2 if isinstance(error, FileNotFoundError) else 1)
+    except (ValueError, TypeError) as error:
+        _leave(f"error: {error}", 2)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

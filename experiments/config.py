@@ -1,0 +1,333 @@
+"""Configuration: frozen dataclasses, read from YAML strictly.
+
+An experiment is a model, its data and a chain of training stages. A table is a paper's numbers and the experiments that
+are to meet them. The classes are the documentation of the YAML: a field here is a key there, and where one of several
+classes may stand the key ``type`` names it.
+"""
+
+import hashlib
+import json
+import pathlib
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, Union, get_args
+
+import yaml
+from cattrs import Converter, transform_error
+from cattrs.strategies import configure_tagged_union
+
+from jaxcompress.paths import did_you_mean
+
+
+@dataclass(frozen=True)
+class Data:
+    """Names a data set; `validation` training examples are held out, `limit` keeps only so many of each split."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar-10"] = "mnist"
+    validation: int = 5000
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multilayer perceptron; LeNet-300-100 by default."""
+
+    hidden: tuple[int, ...] = (300, 100)
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class LeNet5:
+    """LeNet-5 as in Caffe."""
+
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """An optimiser of optax with its learning rate, which `decay` takes to zero by the end of the stage.
+
+    `weight_decay` is L2 regularisation for ``sgd`` and ``momentum``, and decoupled (AdamW) for ``adam``.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Raises a value from `initial` between two points of a stage, both in epochs."""
+
+    end: float
+    begin: float = 0.0
+    initial: float = 0.0
+    shape: Literal["linear", "cubic"] = "cubic"
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Magnitude pruning to `sparsity`, at once or along a `ramp`, asked every `every` steps."""
+
+    pattern: str
+    sparsity: float
+    ramp: Ramp | None = None
+    scope: Literal["layer", "global"] = "layer"
+    every: int = 50
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Pruning below ``quality * std`` of each array (Han et al. 2015)."""
+
+    pattern: str
+    quality: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Affine fake quantization of weights."""
+
+    pattern: str
+    bits: int
+    granularity: Literal["tensor", "channel"] = "channel"
+    symmetric: bool = True
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Weight sharing by k-means with ``2**bits`` values an array."""
+
+    pattern: str
+    bits: int
+    initial: Literal["linear", "density", "random"] = "linear"
+
+
+@dataclass(frozen=True)
+class SVD:
+    """Truncated singular value decomposition by `rank` or `energy`."""
+
+    pattern: str
+    rank: int | None = None
+    energy: float | None = None
+
+
+Model = Union[MLP, LeNet5]  # noqa: UP007 (cattrs reads the members of a Union)
+Technique = Union[Magnitude, Threshold, Weights, Codebook, SVD]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Knowledge distillation: `weight` of the loss from the `teacher`'s softened outputs, the rest from the labels."""
+
+    teacher: "Experiment"
+    temperature: float = 4.0
+    weight: float = 0.9
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trains for `epochs` under a recipe, on top of the stage before it.
+
+    `select` declares which parameters the stage hands on: those of the ``last`` epoch or those with the
+    ``best-validation`` error (the first of equals). The test set is never used to choose.
+    """
+
+    name: str
+    epochs: int
+    batch: int = 100
+    optimiser: Optimiser = Optimiser()
+    recipe: tuple[Technique, ...] = ()
+    distill: Distill | None = None
+    select: Literal["last", "best-validation"] = "last"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model trained on data by a chain of stages, from one seed."""
+
+    data: Data
+    model: Model
+    stages: tuple[Stage, ...]
+    seed: int = 0
+
+    def until(self, stage: str) -> "Experiment":
+        """Returns the experiment that ends with the stage of that name; raises ValueError if there is none."""
+        names = [s.name for s in self.stages]
+        if stage not in names:
+            raise ValueError(f"no stage {stage!r}{did_you_mean(stage, names)}; there are {', '.join(names)}")
+        return replace(self, stages=self.stages[: names.index(stage) + 1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a paper's table, where ours is measured, and how near is near enough.
+
+    `metric` is a name of `experiments.tables.METRICS`; with `leaf` it is of that parameter alone. The verdict is
+    ``reproduced`` within `tolerance` of the paper's number, and beyond that ``better`` or ``worse`` by `better`.
+    """
+
+    row: str
+    metric: str
+    experiment: str
+    stage: str
+    paper: float | None = None
+    tolerance: float = 0.0
+    better: Literal["lower", "higher"] = "lower"
+    leaf: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A paper's table and the experiments that are to meet it.
+
+    `differs` says in words what is not as in the paper. `verify` is the number of epochs at the start of each run's
+    last stage that `scripts/verify.py` trains again.
+    """
+
+    paper: str
+    table: str
+    experiments: dict[str, Experiment]
+    rows: tuple[Row, ...]
+    seeds: int = 3
+    expected_minutes: float = 1.0
+    differs: str = ""
+
+
+def load_table(path: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Table:
+    """Reads a table from YAML after applying `overrides` such as ``experiments.*.data.limit=2000``.
+
+    Where an experiment (or a teacher) is a string it is the path of another YAML file, relative to this one. Raises
+    ValueError, naming file and key, for anything that does not fit the classes above.
+    """
+    document = _read(pathlib.Path(path))
+    for override in overrides:
+        _override(document, override)
+    table = structure(document, Table, str(path))
+    for row in table.rows:
+        if row.experiment not in table.experiments:
+            known = list(table.experiments)
+            raise ValueError(f"{path}: row {row.row!r} is of experiment {row.experiment!r}; there are {known}")
+        table.experiments[row.experiment].until(row.stage)
+    return table
+
+
+def structure(document: Any, cls: Any, source: str) -> Any:
+    """Turns plain YAML types into a class of this module; raises ValueError that names `source` and the keys."""
+    _check_types(document, source)
+    try:
+        return _converter().structure(document, cls)
+    except Exception as error:  # cattrs raises groups of many kinds; all of them mean that the document does not fit
+        raise ValueError("\n  ".join([f"{source}:", *transform_error(error, path="config")])) from error
+
+
+def to_plain(config: Any) -> Any:
+    """Turns a configuration into plain YAML types, leaving defaults out: its canonical form."""
+    return _converter().unstructure(config)
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """Returns twelve hexadecimal digits that name an experiment: the SHA-256 of its canonical form."""
+    text = json.dumps(to_plain(experiment), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True, omit_if_default=True)
+    converter.register_structure_hook(float, lambda value, _: _number(value))
+    converter.register_structure_hook(int, lambda value, _: _exactly(value, int))
+    converter.register_structure_hook(bool, lambda value, _: _exactly(value, bool))
+    converter.register_structure_hook(str, lambda value, _: _exactly(value, str))
+    for union in (Model, Technique):
+        configure_tagged_union(union, converter, tag_name="type")
+    return converter
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3, without a point, as text
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+def _check_types(document: Any, source: str) -> None:
+    """Refuses an unknown ``type:`` before cattrs, which would only print the tag."""
+    known = [cls.__name__ for union in (Model, Technique) for cls in get_args(union)]
+    if isinstance(document, dict):
+        name = document.get("type")
+        if name is not None and name not in known:
+            raise ValueError(f"{source}: unknown type {name!r}{did_you_mean(str(name), known)}; there are {known}")
+        for key, value in document.items():
+            _check_types(value, f"{source}: {key}")
+    if isinstance(document, list):
+        for value in document:
+            _check_types(value, source)
+
+
+def _read(path: pathlib.Path) -> Any:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    return _included(document, path.parent)
+
+
+def _included(document: Any, folder: pathlib.Path) -> Any:
+    """Replaces the file name of an experiment or a teacher by the file's content."""
+    if isinstance(document, list):
+        return [_included(value, folder) for value in document]
+    if not isinstance(document, dict):
+        return document
+    return {key: _filled(key, value, folder) for key, value in document.items()}
+
+
+def _filled(key: str, value: Any, folder: pathlib.Path) -> Any:
+    if key == "teacher" and isinstance(value, str):
+        return _read(folder / value)
+    if key == "experiments" and isinstance(value, dict):
+        return {name: _read(folder / v) if isinstance(v, str) else _included(v, folder) for name, v in value.items()}
+    return _included(value, folder)
+
+
+def _override(document: Any, override: str) -> None:
+    path, sign, text = override.partition("=")
+    if not sign:
+        raise ValueError(f"--set {override!r} is not of the form a.b=value")
+    *parents, last = path.split(".")
+    places = [document]
+    for key in parents:
+        places = [child for place in places for child in _children(place, key)]
+    hit = False
+    for place in places:
+        for key in _keys(place, last):
+            place[key] = yaml.safe_load(text)
+            hit = True
+    if not hit:
+        raise ValueError(f"--set {override!r} names nothing in the config")
+
+
+def _children(place: Any, key: str) -> list[Any]:
+    if isinstance(place, list):
+        named = [item for item in place if isinstance(item, dict) and item.get("name") == key]
+        return list(place) if key == "*" else named
+    if isinstance(place, dict):
+        return list(place.values()) if key == "*" else [place[key]] if key in place else []
+    return []
+
+
+def _keys(place: Any, key: str) -> list[Any]:
+    if not isinstance(place, dict):
+        return []
+    return list(place) if key == "*" else [key]

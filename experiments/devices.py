@@ -1,0 +1,87 @@
+"""What a run costs on a device: its TFLite file, run in LiteRT on the whole test set."""
+
+import json
+import pathlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcompress as jc
+from experiments import build, evaluate
+from experiments.data import load
+from experiments.environment import processor
+from experiments.runs import Run
+from jaxcompress.export.files import write_whole
+from jaxcompress.export.litert import Latency, Model, latency, operators
+from jaxcompress.export.tflite import Format, tflite
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Holds a TFLite file's size, its accuracy in % beside JAX's, and its latency."""
+
+    path: str
+    format: str
+    bytes: int
+    jax_accuracy: float
+    litert_accuracy: float
+    largest_difference: float
+    same_class: float
+    operators: dict[str, int]
+    latency: Latency
+
+
+def export(run: Run, path: pathlib.Path, format: Format, data_dir: pathlib.Path | None) -> Exported:
+    """Writes a finished run's packed model as TFLite, with a JSON report beside it, and measures it.
+
+    The model is restored from the packed file, so what is exported is what the file holds.
+    """
+    experiment = run.experiment
+    run.metrics  # noqa: B018 (raises for an unfinished run before any work)
+    dataset = load(
+        experiment.data.name,
+        data_dir=data_dir,
+        validation=experiment.data.validation,
+        limit=experiment.data.limit,
+    )
+    logits = build.predictor(experiment.model, dataset.classes)
+    params = jc.export.load(run.packed_file)
+    images = np.asarray(build.scaled(jnp.asarray(dataset.test.images)))
+    size = tflite(logits, params, jnp.asarray(images[:1]), path, format=format)
+    ours, theirs = evaluate.predict(logits, params, images), Model(path).batch(images)
+    found = Exported(
+        path=str(path),
+        format=format,
+        bytes=size,
+        jax_accuracy=evaluate.quality(ours, dataset.test.labels).accuracy,
+        litert_accuracy=evaluate.quality(theirs, dataset.test.labels).accuracy,
+        largest_difference=float(np.max(np.abs(ours - theirs))),
+        same_class=100 * float(np.mean(ours.argmax(1) == theirs.argmax(1))),
+        operators=dict(Counter(op.name for op in operators(path))),
+        latency=latency(path, device=processor()),
+    )
+    report = asdict(found) | {"latency": found.latency._asdict()}
+    write_whole(path.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
+    return found
+
+
+def described(found: Exported) -> str:
+    """Prints an export for people."""
+    time = found.latency
+    return "\n".join(
+        [
+            f"file                {found.path}",
+            f"format              {found.format}: weights and arithmetic in float32",
+            f"bytes               {found.bytes:,}",
+            f"operators           {', '.join(f'{n} x {name}' for name, n in found.operators.items())}",
+            f"accuracy in JAX     {found.jax_accuracy:.2f} %",
+            f"accuracy in LiteRT  {found.litert_accuracy:.2f} %",
+            f"same class          {found.same_class:.2f} % of the test set",
+            f"largest difference  {found.largest_difference:.3g} in the logits",
+            f"latency             median {time.median_us:.1f} us, min {time.min_us:.1f}, spread {time.spread_us:.1f}"
+            f" ({time.interpreters} interpreters x {time.invokes} invokes, {time.threads} thread)",
+            f"device              {time.device}",
+        ]
+    )

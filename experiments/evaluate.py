@@ -1,0 +1,53 @@
+"""How good a model is on a split: accuracy, precision, recall, F1, the confusion matrix."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from sklearn import metrics
+
+from experiments.data import Split
+
+_CHUNK = 1000  # images a call: one program for any split whose size it divides, and a second for a rest
+
+
+class Quality(NamedTuple):
+    """Holds the quality on a split: `error` and `accuracy` in %, macro averages over the classes in [0, 1]."""
+
+    error: float
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    confusion: list[list[int]]  # true class by row, predicted class by column
+
+
+def predict(logits: Callable[[Any, jax.Array], jax.Array], params: Any, images: np.ndarray) -> np.ndarray:
+    """Returns the logits of all `images`, float32 (images, classes)."""
+    chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
+    return np.concatenate([np.asarray(_compiled(logits, params, chunk)) for chunk in chunks])
+
+
+def quality(outputs: np.ndarray, labels: np.ndarray) -> Quality:
+    """Measures logits (images, classes) against `labels`; a class without examples or predictions scores 0."""
+    classes = list(range(outputs.shape[1]))
+    guesses = outputs.argmax(axis=1)
+    accuracy = 100 * metrics.accuracy_score(labels, guesses)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, guesses, labels=classes, average="macro", zero_division=0
+    )
+    confusion = metrics.confusion_matrix(labels, guesses, labels=classes).tolist()
+    error = 100 * float(np.mean(guesses != labels))
+    return Quality(error, float(accuracy), float(precision), float(recall), float(f1), confusion)
+
+
+def error_rate(logits: Callable[[Any, jax.Array], jax.Array], params: Any, split: Split) -> float:
+    """Returns the error on a split in %."""
+    return 100 * float(np.mean(predict(logits, params, split.images).argmax(axis=1) != split.labels))
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled(logits: Callable[[Any, jax.Array], jax.Array], params: Any, images: jax.Array) -> jax.Array:
+    return logits(params, images)

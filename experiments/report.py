@@ -1,0 +1,74 @@
+"""Pictures of results."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from experiments.tables import Result
+
+
+def training_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Draws loss and validation error by epoch."""
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    axes.semilogy(epochs, [row["loss"] for row in rows], color="tab:blue", label="training loss")
+    axes.set(xlabel="epoch", ylabel="training loss")
+    if rows and rows[-1]["validation_error"] is not None:
+        right = axes.twinx()
+        right.plot(epochs, [row["validation_error"] for row in rows], color="tab:orange", label="validation error")
+        right.set_ylabel("validation error, %")
+    figure.legend(loc="upper right", bbox_to_anchor=(0.85, 0.95))
+    _write(figure, path)
+
+
+def confusion_matrix(confusion: list[list[int]], path: pathlib.Path) -> None:
+    """Draws a confusion matrix, counts on a logarithmic scale so that the rare mistakes show."""
+    figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    image = axes.imshow([[max(count, 0.5) for count in row] for row in confusion], norm="log", cmap="Blues")
+    for i, row in enumerate(confusion):
+        for j, count in enumerate(row):
+            if count:
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=6, color="white" if i == j else "black")
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(confusion)), yticks=range(len(confusion)))
+    figure.colorbar(image, ax=axes, label="test images")
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: pathlib.Path) -> None:
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=120)
+    plt.close(figure)
+    partial.replace(path)
+
+
+def paper_and_ours(results: list[Result], title: str, path: pathlib.Path) -> None:
+    """Draws the paper's numbers beside ours, a panel a metric, with the spread over seeds."""
+    metrics = list(dict.fromkeys(result.metric for result in results))
+    longest = max(sum(result.metric == metric for result in results) for metric in metrics)
+    size = (min(16, 3.2 * len(metrics) + 0.6), 1.6 + 0.45 * longest)
+    figure, panels = plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)
+    for panel, metric in zip(panels[0], metrics, strict=True):
+        chosen = [result for result in results if result.metric == metric]
+        places = range(len(chosen))
+        spread = [0.0 if math.isnan(result.std) else result.std for result in chosen]
+        ours = [result.mean for result in chosen]
+        panel.barh([p - 0.2 for p in places], ours, 0.4, xerr=spread, color="tab:blue", label="ours")
+        paper = [(p + 0.2, result.paper) for p, result in enumerate(chosen) if result.paper is not None]
+        if paper:
+            panel.barh(*zip(*paper, strict=True), 0.4, color="lightgray", label="paper")
+        panel.set_yticks(places, [result.row for result in chosen])
+        panel.invert_yaxis()
+        panel.set_title(metric, fontsize=10)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.suptitle(title, fontsize=9, wrap=True)
+    _write(figure, path)

@@ -1,0 +1,289 @@
+"""Runs: an experiment's stages, each in a folder named by the hash of its configuration, each done once.
+
+A run is the last stage of an experiment on top of the run of the stages before it, so that what branches from one
+trunk trains the trunk once. Everything in a folder is written whole or appended line by line, so that a run may be
+killed at any time and goes on from its last checkpoint to the same bits.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import yaml
+
+import jaxcompress as jc
+from experiments import build, config, evaluate, report, train
+from experiments.data import Dataset, fingerprint, load
+from experiments.environment import environment
+from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
+from jaxcompress.arrays.structure import describe, rebuild
+from jaxcompress.export.files import write_whole
+
+
+class Settings(NamedTuple):
+    """Says where runs live and how they report; none of it changes a result.
+
+    `progress(done, total, text)` is called after every epoch. A checkpoint is written when `checkpoint_seconds` have
+    passed since the last one.
+    """
+
+    root: pathlib.Path
+    data_dir: pathlib.Path | None = None
+    wandb: WandbMode = "auto"
+    checkpoint_seconds: float = 20.0
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None
+
+
+class Run(NamedTuple):
+    """Names the folder of a run and gives what it left there."""
+
+    folder: pathlib.Path
+
+    @property
+    def experiment(self) -> config.Experiment:
+        """The experiment whose last stage this run is."""
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            raise ValueError(f"{self.folder} is not a run: it has no config.yaml")
+        return config.structure(yaml.safe_load(path.read_text()), config.Experiment, str(path))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The final numbers; raises ValueError if the run is not finished."""
+        if not self.finished:
+            raise ValueError(f"{self.folder} is not finished; run the same command again to go on with it")
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is done; its metrics are the last thing written."""
+        return (self.folder / "metrics.json").exists()
+
+    @property
+    def packed_file(self) -> pathlib.Path:
+        """The packed file of the model."""
+        return self.folder / "model.jcpk"
+
+    def params(self) -> Any:
+        """Restores the parameters in training form."""
+        description = json.loads((self.folder / "structure.json").read_text())
+        return rebuild(description, _restore(self.folder / "params"))
+
+
+def locate(experiment: config.Experiment, root: pathlib.Path) -> Run:
+    """Returns the run of an experiment under `root`, whether it was made or not."""
+    return Run(root / f"{experiment.stages[-1].name}-{config.fingerprint(experiment)}")
+
+
+def run(experiment: config.Experiment, settings: Settings) -> Run:
+    """Trains an experiment, stage by stage; returns at once what is already there, goes on with what is not finished."""
+    this = locate(experiment, settings.root)
+    if this.finished:
+        return this
+    dataset = _dataset(experiment.data, settings.data_dir)
+    if len(experiment.stages) > 1:
+        params = run(replace(experiment, stages=experiment.stages[:-1]), settings).params()
+    else:
+        params = build.initial_params(experiment, dataset)
+    teacher = _teacher_logits(experiment, dataset, settings)
+    this.folder.mkdir(parents=True, exist_ok=True)
+    _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
+    _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(dataset)})
+    with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
+        trained = _train(this, experiment, dataset, params, teacher, settings, log)
+        files = _finish(this, experiment, dataset, trained)
+        log.finish(this.metrics, files)
+    return this
+
+
+def _train(
+    this: Run,
+    experiment: config.Experiment,
+    dataset: Dataset,
+    params: Any,
+    teacher: np.ndarray,
+    settings: Settings,
+    log: Log,
+) -> Any:
+    """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
+    stage = experiment.stages[-1]
+    plan = Plan.of(experiment, dataset, teacher)
+    state = plan.begin(params)
+    best = (train.params_of(state), np.inf)
+    done, lines = 0, this.folder / "metrics.jsonl"
+    checkpoints = ocp.CheckpointManager(
+        (this.folder / "checkpoint").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
+    )
+    if checkpoints.latest_step() is not None:
+        done = int(checkpoints.latest_step())
+        state, best = _unpacked(
+            checkpoints.restore(done, args=ocp.args.StandardRestore(_packed(state, best))), (state, best)
+        )
+    rows = [row for row in read_rows(lines) if row["epoch"] <= done]  # what came after will be trained again
+    _write_text(lines, "".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        log.row(row)
+    saved = time.monotonic()
+    for epoch, state, value in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
+        params = train.params_of(state)
+        error = evaluate.error_rate(plan.logits, params, dataset.validation) if len(dataset.validation.labels) else None
+        if stage.select == "best-validation" and error is not None and error < best[1]:
+            best = (params, error)
+        row = {
+            "epoch": epoch,
+            "step": int(state.step),
+            "loss": value,
+            "validation_error": error,
+            "sha256": digest(params),
+        }
+        append_row(lines, row)
+        log.row(row)
+        settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
+        if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
+            checkpoints.save(epoch, args=ocp.args.StandardSave(_packed(state, best)))
+            saved = time.monotonic()
+    checkpoints.wait_until_finished()
+    checkpoints.close()
+    return best[0] if stage.select == "best-validation" else train.params_of(state)
+
+
+class Plan(NamedTuple):
+    """Holds what training one stage needs besides its state."""
+
+    program: Callable[..., tuple[train.State, jax.Array]]
+    logits: Callable[[Any, jax.Array], jax.Array]
+    examples: train.Examples
+    key: jax.Array
+    begin: Callable[[Any], train.State]
+
+    @classmethod
+    def of(cls, experiment: config.Experiment, dataset: Dataset, teacher: np.ndarray) -> "Plan":
+        """Builds the last stage of an experiment."""
+        stage = experiment.stages[-1]
+        size = len(dataset.train.labels)
+        if not 0 < stage.batch <= size:
+            raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
+        if stage.select == "best-validation" and not len(dataset.validation.labels):
+            raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
+        epoch_steps = size // stage.batch
+        optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps))
+        recipe = build.recipe(stage, epoch_steps, experiment.seed)
+        objective = train.Objective()
+        if stage.distill is not None:
+            objective = train.Objective(stage.distill.weight, stage.distill.temperature)
+        logits = build.trainer(experiment.model, dataset.classes)
+        examples = train.Examples(
+            jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels), jnp.asarray(teacher)
+        )
+        return cls(
+            train.epoch_program(logits, optimiser, recipe, objective, stage.batch),
+            build.predictor(experiment.model, dataset.classes),
+            examples,
+            build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
+            lambda params: train.begin(recipe.init(params), optimiser),
+        )
+
+
+def _finish(this: Run, experiment: config.Experiment, dataset: Dataset, params: Any) -> list[pathlib.Path]:
+    """Measures the model that the packed file holds and writes everything a run leaves, its metrics last."""
+    logits = build.predictor(experiment.model, dataset.classes)
+    jc.export.save(this.packed_file, params)
+    restored = jc.export.load(this.packed_file)
+    outputs = evaluate.predict(logits, restored, dataset.test.images)
+    exact = np.array_equal(outputs, evaluate.predict(logits, jc.pack(params), dataset.test.images))
+    if not exact:
+        raise RuntimeError(f"{this.packed_file} does not restore the model bit for bit")
+    found = evaluate.quality(outputs, dataset.test.labels)
+    account = jc.ledger(logits, params, jnp.zeros((1, *dataset.test.images.shape[1:]), jnp.float32))
+    if account.packed_bytes != this.packed_file.stat().st_size:
+        raise RuntimeError(f"the ledger says {account.packed_bytes} bytes, {this.packed_file} has another size")
+    _save(this.folder / "params", params)
+    _write_json(this.folder / "structure.json", describe(params))
+    _write_text(this.folder / "ledger.json", account.to_json() + "\n")
+    report.training_curves(read_rows(this.folder / "metrics.jsonl"), this.folder / "curves.png")
+    report.confusion_matrix(found.confusion, this.folder / "confusion.png")
+    sizes = {
+        "bytes": account.packed_bytes,
+        "dense_bytes": account.dense_bytes,
+        "rate": account.rate,
+        "parameters": account.nonzero,
+        "dense_parameters": account.parameters,
+        "macs": account.macs,
+        "dense_macs": account.dense_macs,
+    }
+    sha = {"params_sha256": digest(params), "logits_sha256": hashlib.sha256(outputs.tobytes()).hexdigest()}
+    _write_json(this.folder / "metrics.json", found._asdict() | sizes | sha)
+    shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
+    return [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
+
+
+def _teacher_logits(experiment: config.Experiment, dataset: Dataset, settings: Settings) -> np.ndarray:
+    """Returns the frozen teacher's logits for all training examples; no columns without a teacher."""
+    distill = experiment.stages[-1].distill
+    if distill is None:
+        return np.zeros((len(dataset.train.labels), 0), np.float32)
+    if distill.teacher.data != experiment.data:
+        raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
+    params = run(distill.teacher, settings).params()
+    return evaluate.predict(build.predictor(distill.teacher.model, dataset.classes), params, dataset.train.images)
+
+
+@lru_cache(maxsize=2)
+def _dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
+    return load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit)
+
+
+def digest(params: Any) -> str:
+    """Returns the SHA-256 over the bits of all arrays of a tree."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        total.update(np.asarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+# Orbax stores flat dicts of arrays: a typed tree would lose its static fields.
+
+
+def _packed(state: train.State, best: tuple[Any, float]) -> dict[str, Any]:
+    leaves = [*jax.tree.leaves(state), *jax.tree.leaves(best[0]), jnp.float32(best[1])]
+    return {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}
+
+
+def _unpacked(
+    stored: dict[str, Any], like: tuple[train.State, tuple[Any, float]]
+) -> tuple[train.State, tuple[Any, float]]:
+    state, (params, _) = like
+    leaves = [stored[name] for name in sorted(stored)]
+    structure, count = jax.tree.structure(state), len(jax.tree.leaves(state))
+    best = jax.tree.unflatten(jax.tree.structure(params), leaves[count:-1])
+    return jax.tree.unflatten(structure, leaves[:count]), (best, float(leaves[-1]))
+
+
+def _save(folder: pathlib.Path, params: Any) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(params))})
+
+
+def _restore(folder: pathlib.Path) -> list[jax.Array]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.restore(folder.absolute())
+    return [stored[name] for name in sorted(stored)]
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    _write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    write_whole(path, text.encode())

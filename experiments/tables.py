@@ -1,0 +1,189 @@
+"""Paper beside ours: every row of a table, measured over seeds, with a verdict."""
+
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from experiments import config, report, runs
+from experiments.config import Row, Table
+from jaxcompress.export.files import write_whole
+from jaxcompress.paths import did_you_mean
+
+
+@dataclass(frozen=True)
+class Result:
+    """Holds a row of a table: the paper's number, ours over `n` seeds (sample standard deviation), the verdict."""
+
+    row: str
+    metric: str
+    paper: float | None
+    mean: float
+    std: float
+    n: int
+    difference: float | None
+    verdict: str
+    values: tuple[float, ...]
+    runs: tuple[str, ...]
+
+
+# What a row may ask of a whole model, from the metrics of its run.
+METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "error": lambda m: m["error"],
+    "accuracy": lambda m: m["accuracy"],
+    "precision": lambda m: m["precision"],
+    "recall": lambda m: m["recall"],
+    "f1": lambda m: m["f1"],
+    "bytes": lambda m: m["bytes"],
+    "rate": lambda m: m["rate"],
+    "parameters": lambda m: m["parameters"],
+    "parameter rate": lambda m: m["dense_parameters"] / m["parameters"],
+    "macs": lambda m: m["macs"],
+}
+
+
+def _per_weight(role: str, coding: str) -> Callable[[dict[str, Any]], float]:
+    return lambda leaf: 8 * _stream(leaf, f"{role}:{coding}") / max(1, leaf["nonzero"])
+
+
+def _rate(codes: str, mask: str) -> Callable[[dict[str, Any]], float]:
+    """Returns the stored bytes in % of the dense ones, codebook included, under a pair of codings."""
+    return lambda leaf: (
+        100
+        * (_stream(leaf, f"codes:{codes}") + _stream(leaf, f"mask:{mask}") + leaf["streams"].get("values:raw", 0))
+        / leaf["dense_bytes"]
+    )
+
+
+# What a row may ask of one leaf, from its entry in the ledger. P is pruning, Q shared weights, H Huffman coding.
+LEAF_METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "weights": lambda leaf: leaf["parameters"],
+    "weights %": lambda leaf: 100 * leaf["nonzero"] / leaf["parameters"],
+    "weight bits P+Q": _per_weight("codes", "fixed"),
+    "weight bits P+Q+H": _per_weight("codes", "huffman"),
+    "index bits P+Q": _per_weight("mask", "relative"),
+    "index bits P+Q+H": _per_weight("mask", "relative-huffman"),
+    "rate P+Q %": _rate("fixed", "relative"),
+    "rate P+Q+H %": _rate("huffman", "relative-huffman"),
+}
+
+
+def check(table: Table) -> None:
+    """Raises ValueError for a row whose metric is not known."""
+    for row in table.rows:
+        known = list(METRICS if row.leaf is None else LEAF_METRICS)
+        if row.metric not in known:
+            raise ValueError(
+                f"row {row.row!r}: unknown metric {row.metric!r}{did_you_mean(row.metric, known)}; {known}"
+            )
+
+
+def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]:
+    """Runs every experiment of a table from `seeds` seeds, as far as its rows need, and measures the rows."""
+    check(table)
+    return [_result(row, [_run(table, row, seed, settings) for seed in range(seeds)]) for row in table.rows]
+
+
+def stages(table: Table, seeds: int) -> list[config.Experiment]:
+    """Lists the experiments that `reproduce` runs: for every row and seed, up to the row's stage."""
+    rows = {(row.experiment, row.stage): None for row in table.rows}
+    return [_seeded(table, name, stage, seed) for seed in range(seeds) for name, stage in rows]
+
+
+def _seeded(table: Table, name: str, stage: str, seed: int) -> config.Experiment:
+    return replace(table.experiments[name].until(stage), seed=seed)
+
+
+def _run(table: Table, row: Row, seed: int, settings: runs.Settings) -> runs.Run:
+    return runs.run(_seeded(table, row.experiment, row.stage, seed), settings)
+
+
+def _result(row: Row, made: list[runs.Run]) -> Result:
+    values = tuple(float(_value(row, run)) for run in made)
+    mean = statistics.fmean(values)
+    std = statistics.stdev(values) if len(values) > 1 else math.nan
+    difference = None if row.paper is None else mean - row.paper
+    names = tuple(run.folder.name for run in made)
+    verdict = _verdict(row, difference)
+    return Result(row.row, row.metric, row.paper, mean, std, len(values), difference, verdict, values, names)
+
+
+def _value(row: Row, run: runs.Run) -> float:
+    if row.leaf is None:
+        return METRICS[row.metric](run.metrics)
+    entries = json.loads((run.folder / "ledger.json").read_text())["entries"]
+    by_path = {entry["path"]: entry for entry in entries}
+    if row.leaf not in by_path:
+        raise ValueError(
+            f"row {row.row!r}: no leaf {row.leaf!r}{did_you_mean(row.leaf, list(by_path))}; {list(by_path)}"
+        )
+    return LEAF_METRICS[row.metric](by_path[row.leaf])
+
+
+def _verdict(row: Row, difference: float | None) -> str:
+    if difference is None:
+        return ""
+    if abs(difference) <= row.tolerance + 1e-9:
+        return "reproduced"
+    return "better" if (difference < 0) == (row.better == "lower") else "worse"
+
+
+def _stream(leaf: dict[str, Any], name: str) -> int:
+    found = leaf["streams"].get(name, leaf["alternatives"].get(name))
+    if found is None:
+        raise ValueError(f"leaf {leaf['path']} of kind {leaf['kind']} has no {name}")
+    return found
+
+
+def markdown(table: Table, results: list[Result]) -> str:
+    """Returns the table as Markdown."""
+    lines = [f"# {table.paper}", "", f"{table.table}", ""]
+    lines += ["| row | metric | paper | ours | n | difference | verdict |", "|---|---|---:|---:|---:|---:|---|"]
+    for r in results:
+        lines.append("| " + " | ".join(cells(r)) + " |")
+    if table.differs:
+        lines += ["", f"What differs from the paper: {table.differs}"]
+    return "\n".join(lines) + "\n"
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    """Returns a result as text, column by column: row, metric, paper, ours, n, difference, verdict."""
+    spread = "" if math.isnan(result.std) else f" ± {_number(result.std)}"
+    return (
+        result.row,
+        result.metric,
+        "" if result.paper is None else _number(result.paper),
+        f"{_number(result.mean)}{spread}",
+        str(result.n),
+        "" if result.difference is None else f"{'+' if result.difference > 0 else ''}{_number(result.difference)}",
+        result.verdict,
+    )
+
+
+def write(table: Table, results: list[Result], folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """Writes a table as Markdown, JSON and a picture; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text, data, picture = (folder / f"{name}{suffix}" for suffix in (".md", ".json", ".png"))
+    write_whole(text, markdown(table, results).encode())
+    write_whole(data, to_json(table, results).encode())
+    report.paper_and_ours(results, f"{table.paper}: {table.table}", picture)
+    return [text, data, picture]
+
+
+def to_json(table: Table, results: list[Result]) -> str:
+    """Returns the table as JSON; a standard deviation over one seed is null."""
+    rows = [asdict(r) | {"std": None if math.isnan(r.std) else r.std} for r in results]
+    return (
+        json.dumps({"paper": table.paper, "table": table.table, "differs": table.differs, "rows": rows}, indent=2)
+        + "\n"
+    )
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,239 @@
+"""One contract for every compressed array, nested ones included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress import combine, pack, partition
+from jaxcompress.arrays import (
+    Clustered,
+    CompressedArray,
+    FakeQuantized,
+    LowRank,
+    Masked,
+    Quantized,
+    data_fields,
+    decode,
+    dense,
+    encode,
+    static_fields,
+)
+
+SHAPE = (6, 5)
+
+
+def weight(seed=0, shape=SHAPE, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def mask(seed=0, shape=SHAPE):
+    return jax.random.bernoulli(jax.random.key(100 + seed), 0.6, shape)
+
+
+def fake(leaf, axes=(-2,), bits=4, symmetric=True):
+    return FakeQuantized(leaf, jnp.int32(bits), axes, symmetric, "q")
+
+
+def clustered(seed=0):
+    codes = jax.random.randint(jax.random.key(seed), SHAPE, 0, 7)
+    return Clustered(codes, jnp.sort(weight(seed, (7,))), "c")
+
+
+def low_rank():
+    return LowRank(weight(1, (6, 2)), weight(2, (2, 5)), 1, 1, "s")
+
+
+def quantized(zero=0, keep=True, dtype="float32"):
+    codes = jax.random.randint(jax.random.key(5), SHAPE, -7, 8).astype(jnp.int8)
+    codes = jnp.where(keep, codes, jnp.int8(zero))
+    return Quantized(codes, jnp.float32([[0.1, 0.2, 0.3, 0.4, 0.7]]), jnp.full((1, 5), zero, jnp.int8), 4, dtype)
+
+
+LEAVES = {
+    "masked": lambda: Masked(weight(), mask(), "m"),
+    "masked_bf16": lambda: Masked(weight(dtype=jnp.bfloat16), mask(), "m"),
+    "masked_whole": lambda: Masked(weight(), jnp.ones(SHAPE, bool), "m"),
+    "masked_away": lambda: Masked(weight(), jnp.zeros(SHAPE, bool), "m"),
+    "masked_scalar": lambda: Masked(jnp.float32(2.0), jnp.array(True), "m"),
+    "clustered": clustered,
+    "low_rank": low_rank,
+    "low_rank_conv": lambda: LowRank(weight(1, (2, 3, 6, 2)), weight(2, (2, 5)), 3, 1, "s"),
+    "low_rank_stack": lambda: LowRank(weight(1, (3, 6, 2)), weight(2, (3, 2, 5)), 1, 1, "s"),
+    "quantized": quantized,
+    "quantized_sparse": lambda: quantized(keep=weight(6) > 1),
+    "quantized_offset": lambda: quantized(zero=3),
+    "quantized_bf16": lambda: quantized(dtype="bfloat16"),
+    "fake_channel": lambda: fake(weight()),
+    "fake_tensor": lambda: fake(weight(), axes=(-2, -1)),
+    "fake_offset": lambda: fake(weight(), symmetric=False),
+    "fake_2_bits": lambda: fake(weight(), bits=2),
+    "fake_8_bits": lambda: fake(weight(), bits=8),
+    "fake_bf16": lambda: fake(weight(dtype=jnp.bfloat16)),
+    "fake_f16": lambda: fake(weight(dtype=jnp.float16), symmetric=False),
+    "fake_zeros": lambda: fake(jnp.zeros(SHAPE)),
+    "fake_of_masked": lambda: fake(Masked(weight(), mask(), "m")),
+    "fake_of_masked_offset": lambda: fake(Masked(weight() + 2, mask(), "m"), symmetric=False),
+    "fake_of_low_rank": lambda: fake(low_rank()),
+    "fake_of_clustered": lambda: fake(clustered()),
+    "low_rank_of_fakes": lambda: LowRank(
+        fake(Masked(weight(1, (6, 2)), mask(1, (6, 2)), "m")), fake(weight(2, (2, 5))), 1, 1, "s"
+    ),
+    "masked_clustered": lambda: Masked(clustered(), mask(), "m"),
+    "masked_masked": lambda: Masked(Masked(weight(), mask(1), "a"), mask(2), "b"),
+    "masked_fake": lambda: Masked(fake(weight()), mask(), "m"),
+    "masked_fake_offset": lambda: Masked(fake(weight() + 1, symmetric=False), mask(), "m"),
+    "masked_low_rank": lambda: Masked(low_rank(), mask(), "m"),
+    "masked_masked_clustered": lambda: Masked(Masked(clustered(), mask(1), "a"), mask(2), "b"),
+    "masked_masked_fake": lambda: Masked(Masked(fake(weight()), mask(1), "a"), mask(2), "b"),
+}
+EVERY_LEAF = pytest.mark.parametrize("name", LEAVES)
+
+
+def assert_same_bits(a, b):
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def assert_same_leaf(a, b):
+    assert type(a) is type(b)
+    if not isinstance(a, CompressedArray):
+        return assert_same_bits(a, b)
+    for name in static_fields(type(a)):
+        assert getattr(a, name) == getattr(b, name), name
+    for name in data_fields(type(a)):
+        assert_same_leaf(getattr(a, name), getattr(b, name))
+
+
+def test_every_class_is_in_the_contract():
+    assert {cls.__name__ for cls in CompressedArray.__subclasses__()} == {
+        type(make()).__name__ for make in LEAVES.values()
+    }
+
+
+@EVERY_LEAF
+def test_dense_has_the_declared_shape_and_dtype(name):
+    leaf = LEAVES[name]()
+    out = leaf.dense()
+    assert (out.shape, out.dtype, out.weak_type) == (leaf.shape, leaf.dtype, False)
+    assert (leaf.ndim, leaf.size) == (out.ndim, out.size)
+
+
+@EVERY_LEAF
+def test_pack_changes_no_bit_of_dense(name):
+    leaf = LEAVES[name]()
+    packed = leaf.pack()
+    assert_same_bits(jax.jit(dense)(leaf), jax.jit(dense)(packed))
+    assert_same_bits(leaf.dense(), packed.dense())
+    assert_same_bits(jax.jit(leaf.dense)(), jax.jit(packed.dense)())  # the leaf a constant of the program
+
+
+@EVERY_LEAF
+def test_pack_is_idempotent_and_forgets_owners(name):
+    packed = LEAVES[name]().pack()
+    assert packed.owner == ""
+    assert_same_leaf(packed.pack(), packed)
+
+
+@EVERY_LEAF
+def test_decode_restores_the_packed_leaf(name):
+    packed = LEAVES[name]().pack()
+    assert_same_leaf(decode(encode(packed)), packed)
+
+
+@EVERY_LEAF
+def test_storage_bits_are_the_bytes_of_the_streams(name):
+    leaf = LEAVES[name]()
+
+    def count(coded):
+        return sum(len(s.data) for s in coded.streams) + sum(map(count, coded.parts.values()))
+
+    bits = leaf.storage_bits()
+    assert type(bits) is int and bits > 0
+    assert bits == 8 * count(encode(pack(leaf)))
+
+
+@EVERY_LEAF
+def test_leaf_is_a_pytree_that_round_trips(name):
+    leaf = LEAVES[name]()
+    parts, structure = jax.tree.flatten(leaf)
+    assert all(isinstance(part, jax.Array) for part in parts)
+    assert_same_leaf(jax.tree.unflatten(structure, parts), leaf)
+    assert_same_leaf(jax.jit(lambda x: x)(leaf), leaf)
+
+
+@EVERY_LEAF
+def test_vmap_over_stacked_leaves_gives_each_dense_array(name):
+    leaf = LEAVES[name]()
+    stack = jax.tree.map(lambda a: jnp.stack([a, jnp.flip(a)]), leaf)
+    single = jax.tree.map(lambda a: a[1], stack)
+    out = jax.vmap(dense)(stack)
+    assert out.shape == (2, *leaf.shape)
+    expected = np.asarray(single.dense(), np.float32)
+    np.testing.assert_allclose(np.asarray(out[1], np.float32), expected, rtol=1e-5, atol=1e-5)
+
+
+@EVERY_LEAF
+def test_gradients_are_finite_and_only_of_trained_fields(name):
+    leaf = LEAVES[name]()
+    trained, rest = partition(leaf)
+
+    def loss(trained):
+        return jnp.sum(jnp.square(combine(trained, rest).dense().astype(jnp.float32)))
+
+    grads = jax.jit(jax.grad(loss))(trained)
+    assert jax.tree.structure(grads) == jax.tree.structure(trained)
+    values = [np.asarray(g, np.float32) for g in jax.tree.leaves(grads)]
+    assert all(np.isfinite(g).all() for g in values)
+    still = name in ("masked_away", "fake_zeros") or name.startswith("quantized")
+    assert any(g.any() for g in values) != still
+
+
+def test_masked_gradient_is_zero_exactly_where_removed():
+    keep = mask()
+    grad = jax.grad(lambda w: jnp.sum(Masked(w, keep).dense()))(weight())
+    np.testing.assert_array_equal(grad, keep.astype(jnp.float32))
+
+
+def test_centroid_gradient_sums_over_its_group():
+    codes, upstream = jnp.int32([[0, 1], [1, 1]]), jnp.float32([[1.0, 10.0], [100.0, 1000.0]])
+    grad = jax.grad(lambda c: jnp.sum(Clustered(codes, c).dense() * upstream))(jnp.float32([2.0, 3.0]))
+    np.testing.assert_array_equal(grad, [1.0, 1110.0])
+
+
+def test_fake_quantized_gradient_passes_straight_through():
+    upstream = weight(9)
+    grad = jax.grad(lambda w: jnp.sum(fake(w).dense() * upstream))(weight())
+    np.testing.assert_array_equal(grad, upstream)
+
+
+def test_fake_quantized_by_hand():
+    leaf = FakeQuantized(jnp.float32([[0.9, -3.0], [0.4, 1.6]]), jnp.int32(3), (-2, -1))
+    np.testing.assert_array_equal(leaf.dense(), [[1.0, -3.0], [0.0, 2.0]])  # scale 3 / 3, codes -3..3
+
+
+def test_masked_zeroes_what_is_not_finite_too():
+    leaf = Masked(jnp.float32([[1.0, jnp.inf], [jnp.nan, 4.0]]), jnp.array([[True, False], [False, True]]))
+    np.testing.assert_array_equal(leaf.dense(), [[1.0, 0.0], [0.0, 4.0]])
+    np.testing.assert_array_equal(leaf.pack().weight, [[1.0, 0.0], [0.0, 4.0]])
+
+
+def test_low_rank_stack_multiplies_layer_by_layer():
+    leaf = LEAVES["low_rank_stack"]()
+    assert (leaf.stack_axes, leaf.rank) == (1, 2)
+    for i in range(3):
+        np.testing.assert_allclose(leaf.dense()[i], leaf.u[i] @ leaf.v[i], rtol=1e-5, atol=1e-6)
+
+
+def test_codes_of_a_large_codebook_need_a_wider_type():
+    def packed(clusters):
+        return Clustered(jnp.arange(clusters), jnp.arange(clusters, dtype=jnp.float32)).pack()
+
+    assert packed(256).codes.dtype == jnp.uint8
+    assert packed(257).codes.dtype == jnp.uint16
+    assert_same_leaf(decode(encode(packed(257))), packed(257))
+
+
+def test_sparse_weight_stores_fewer_bytes_than_dense():
+    leaf = Masked(weight(0, (64, 64)), jax.random.bernoulli(jax.random.key(1), 0.1, (64, 64)))
+    assert leaf.storage_bits() < 0.2 * 64 * 64 * 32
