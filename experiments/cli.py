@@ -34,7 +34,8 @@ def settings(out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode)
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Turns what a user can mend into one message and an exit code: 2 for bad input, 1 for the disk, 130 for Ctrl-C."""
+    """Turns what a user can mend into one message and an exit code: 2 for bad input, 1 for the disk,
+    3 for training that diverged, 130 for Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -43,6 +44,8 @@ def ending() -> Iterator[None]:
         _leave(f"error: {error}", 2 if isinstance(error, FileNotFoundError) else 1)
     except (ValueError, TypeError) as error:
         _leave(f"error: {error}", 2)
+    except FloatingPointError as error:
+        _leave(f"error: {error}", 3)
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -132,7 +132,8 @@ class Stage:
     """Trains for `epochs` under a recipe, on top of the stage before it.
 
     `select` declares which parameters the stage hands on: those of the ``last`` epoch or those with the
-    ``best-validation`` error (the first of equals). The test set is never used to choose.
+    ``best-validation`` error (the first of equals). The test set is never used to choose. `verify` declares the slice
+    that ``scripts/verify.py`` trains again: so many epochs from the start of the stage.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Stage:
     recipe: tuple[Technique, ...] = ()
     distill: Distill | None = None
     select: Literal["last", "best-validation"] = "last"
+    verify: int = 1
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,7 @@ class Row:
 class Table:
     """A paper's table and the experiments that are to meet it.
 
-    `differs` says in words what is not as in the paper. `verify` is the number of epochs at the start of each run's
-    last stage that `scripts/verify.py` trains again.
+    `differs` says in words what is not as in the paper, `expected_minutes` how long the whole table took on two cores.
     """
 
     paper: str

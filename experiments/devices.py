@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, evaluate
-from experiments.data import load
+from experiments import build, evaluate, runs
 from experiments.environment import processor
-from experiments.runs import Run
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.litert import Latency, Model, latency, operators
 from jaxcompress.export.tflite import Format, tflite
@@ -33,19 +31,16 @@ class Exported:
     latency: Latency
 
 
-def export(run: Run, path: pathlib.Path, format: Format, data_dir: pathlib.Path | None) -> Exported:
+def export(
+    run: runs.Run, path: pathlib.Path, format: Format = "float32", data_dir: pathlib.Path | None = None
+) -> Exported:
     """Writes a finished run's packed model as TFLite, with a JSON report beside it, and measures it.
 
     The model is restored from the packed file, so what is exported is what the file holds.
     """
     experiment = run.experiment
     run.metrics  # noqa: B018 (raises for an unfinished run before any work)
-    dataset = load(
-        experiment.data.name,
-        data_dir=data_dir,
-        validation=experiment.data.validation,
-        limit=experiment.data.limit,
-    )
+    dataset = runs.dataset(experiment.data, data_dir)
     logits = build.predictor(experiment.model, dataset.classes)
     params = jc.export.load(run.packed_file)
     images = np.asarray(build.scaled(jnp.asarray(dataset.test.images)))

@@ -43,6 +43,18 @@ def confusion_matrix(confusion: list[list[int]], path: pathlib.Path) -> None:
     _write(figure, path)
 
 
+def bytes_and_accuracy(points: list[tuple[str, int, float]], path: pathlib.Path) -> None:
+    """Draws models by the bytes of their packed file and their accuracy in %."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, size, accuracy in points:
+        axes.scatter(size, accuracy, s=60)
+        axes.annotate(f"{name}, {size:,} B", (size, accuracy), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="bytes of the packed file", ylabel="test accuracy, %")
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.3)
+    _write(figure, path)
+
+
 def _write(figure: Figure, path: pathlib.Path) -> None:
     partial = path.with_suffix(".partial.png")
     figure.savefig(partial, dpi=120)

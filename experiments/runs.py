@@ -86,66 +86,64 @@ def locate(experiment: config.Experiment, root: pathlib.Path) -> Run:
 
 
 def run(experiment: config.Experiment, settings: Settings) -> Run:
-    """Trains an experiment, stage by stage; returns at once what is already there, goes on with what is not finished."""
+    """Trains an experiment stage by stage; returns at once what is there, goes on with what is not finished."""
     this = locate(experiment, settings.root)
     if this.finished:
         return this
-    dataset = _dataset(experiment.data, settings.data_dir)
+    data = dataset(experiment.data, settings.data_dir)
+    plan, state = start(experiment, data, settings)
+    this.folder.mkdir(parents=True, exist_ok=True)
+    _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
+    _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(data)})
+    with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
+        trained = _train(this, experiment, data, plan, state, settings, log)
+        files = _finish(this, experiment, data, trained)
+        log.finish(this.metrics, files)
+    return this
+
+
+def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> "tuple[Plan, train.State]":
+    """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
     if len(experiment.stages) > 1:
         params = run(replace(experiment, stages=experiment.stages[:-1]), settings).params()
     else:
-        params = build.initial_params(experiment, dataset)
-    teacher = _teacher_logits(experiment, dataset, settings)
-    this.folder.mkdir(parents=True, exist_ok=True)
-    _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
-    _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(dataset)})
-    with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
-        trained = _train(this, experiment, dataset, params, teacher, settings, log)
-        files = _finish(this, experiment, dataset, trained)
-        log.finish(this.metrics, files)
-    return this
+        params = build.initial_params(experiment, data)
+    plan = Plan.of(experiment, data, _teacher_logits(experiment, data, settings))
+    return plan, plan.begin(params)
 
 
 def _train(
     this: Run,
     experiment: config.Experiment,
-    dataset: Dataset,
-    params: Any,
-    teacher: np.ndarray,
+    data: Dataset,
+    plan: "Plan",
+    state: train.State,
     settings: Settings,
     log: Log,
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
     stage = experiment.stages[-1]
-    plan = Plan.of(experiment, dataset, teacher)
-    state = plan.begin(params)
     best = (train.params_of(state), np.inf)
     done, lines = 0, this.folder / "metrics.jsonl"
-    checkpoints = ocp.CheckpointManager(
-        (this.folder / "checkpoint").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
-    )
-    if checkpoints.latest_step() is not None:
-        done = int(checkpoints.latest_step())
-        state, best = _unpacked(
-            checkpoints.restore(done, args=ocp.args.StandardRestore(_packed(state, best))), (state, best)
-        )
+    options = ocp.CheckpointManagerOptions(max_to_keep=1)
+    checkpoints = ocp.CheckpointManager((this.folder / "checkpoint").absolute(), options=options)
+    if (latest := checkpoints.latest_step()) is not None:
+        done = latest
+        stored = checkpoints.restore(done, args=ocp.args.StandardRestore(_packed(state, best)))
+        state, best = _unpacked(stored, (state, best))
     rows = [row for row in read_rows(lines) if row["epoch"] <= done]  # what came after will be trained again
     _write_text(lines, "".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
         log.row(row)
     saved = time.monotonic()
-    for epoch, state, value in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
-        params = train.params_of(state)
-        error = evaluate.error_rate(plan.logits, params, dataset.validation) if len(dataset.validation.labels) else None
+    examined = len(data.validation.labels) > 0
+    for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
+        state, params = after, train.params_of(after)
+        error = evaluate.error_rate(plan.logits, params, data.validation) if examined else None
         if stage.select == "best-validation" and error is not None and error < best[1]:
             best = (params, error)
-        row = {
-            "epoch": epoch,
-            "step": int(state.step),
-            "loss": value,
-            "validation_error": error,
-            "sha256": digest(params),
-        }
+        row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": error}
+        row["sha256"] = digest(params)
         append_row(lines, row)
         log.row(row)
         settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
@@ -167,49 +165,49 @@ class Plan(NamedTuple):
     begin: Callable[[Any], train.State]
 
     @classmethod
-    def of(cls, experiment: config.Experiment, dataset: Dataset, teacher: np.ndarray) -> "Plan":
+    def of(cls, experiment: config.Experiment, data: Dataset, teacher: np.ndarray) -> "Plan":
         """Builds the last stage of an experiment."""
         stage = experiment.stages[-1]
-        size = len(dataset.train.labels)
+        size = len(data.train.labels)
         if not 0 < stage.batch <= size:
             raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
-        if stage.select == "best-validation" and not len(dataset.validation.labels):
+        if stage.select == "best-validation" and not len(data.validation.labels):
             raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
+        if stage.select == "best-validation" and any(getattr(t, "ramp", None) for t in stage.recipe):
+            raise ValueError(f"stage {stage.name!r} raises its sparsity: its best epoch would be one before the end")
         epoch_steps = size // stage.batch
         optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps))
         recipe = build.recipe(stage, epoch_steps, experiment.seed)
         objective = train.Objective()
         if stage.distill is not None:
             objective = train.Objective(stage.distill.weight, stage.distill.temperature)
-        logits = build.trainer(experiment.model, dataset.classes)
-        examples = train.Examples(
-            jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels), jnp.asarray(teacher)
-        )
+        logits = build.trainer(experiment.model, data.classes)
+        examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
         return cls(
             train.epoch_program(logits, optimiser, recipe, objective, stage.batch),
-            build.predictor(experiment.model, dataset.classes),
+            build.predictor(experiment.model, data.classes),
             examples,
             build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
             lambda params: train.begin(recipe.init(params), optimiser),
         )
 
 
-def _finish(this: Run, experiment: config.Experiment, dataset: Dataset, params: Any) -> list[pathlib.Path]:
+def _finish(this: Run, experiment: config.Experiment, data: Dataset, params: Any) -> list[pathlib.Path]:
     """Measures the model that the packed file holds and writes everything a run leaves, its metrics last."""
-    logits = build.predictor(experiment.model, dataset.classes)
+    logits = build.predictor(experiment.model, data.classes)
     jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)
-    outputs = evaluate.predict(logits, restored, dataset.test.images)
-    exact = np.array_equal(outputs, evaluate.predict(logits, jc.pack(params), dataset.test.images))
-    if not exact:
+    outputs = evaluate.predict(logits, restored, data.test.images)
+    if outputs.tobytes() != evaluate.predict(logits, jc.pack(params), data.test.images).tobytes():
         raise RuntimeError(f"{this.packed_file} does not restore the model bit for bit")
-    found = evaluate.quality(outputs, dataset.test.labels)
-    account = jc.ledger(logits, params, jnp.zeros((1, *dataset.test.images.shape[1:]), jnp.float32))
+    found = evaluate.quality(outputs, data.test.labels)
+    account = jc.ledger(logits, params, jnp.zeros((1, *data.test.images.shape[1:]), jnp.float32))
     if account.packed_bytes != this.packed_file.stat().st_size:
         raise RuntimeError(f"the ledger says {account.packed_bytes} bytes, {this.packed_file} has another size")
     _save(this.folder / "params", params)
     _write_json(this.folder / "structure.json", describe(params))
     _write_text(this.folder / "ledger.json", account.to_json() + "\n")
+    _write_text(this.folder / "ledger.txt", f"{account}\n")
     report.training_curves(read_rows(this.folder / "metrics.jsonl"), this.folder / "curves.png")
     report.confusion_matrix(found.confusion, this.folder / "confusion.png")
     sizes = {
@@ -227,19 +225,20 @@ def _finish(this: Run, experiment: config.Experiment, dataset: Dataset, params: 
     return [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
 
 
-def _teacher_logits(experiment: config.Experiment, dataset: Dataset, settings: Settings) -> np.ndarray:
+def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:
     """Returns the frozen teacher's logits for all training examples; no columns without a teacher."""
     distill = experiment.stages[-1].distill
     if distill is None:
-        return np.zeros((len(dataset.train.labels), 0), np.float32)
+        return np.zeros((len(data.train.labels), 0), np.float32)
     if distill.teacher.data != experiment.data:
         raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
     params = run(distill.teacher, settings).params()
-    return evaluate.predict(build.predictor(distill.teacher.model, dataset.classes), params, dataset.train.images)
+    return evaluate.predict(build.predictor(distill.teacher.model, data.classes), params, data.train.images)
 
 
 @lru_cache(maxsize=2)
-def _dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
+def dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
+    """Loads the data of an experiment, once."""
     return load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit)
 
 

@@ -1,5 +1,6 @@
 """Training: the data on the device, a whole epoch in one compiled program."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -97,8 +98,11 @@ def epochs(
 ) -> Iterator[tuple[int, State, float]]:
     """Trains epochs `first` to `last`, counted from 1; yields each with the state after it and its mean loss.
 
-    The order of an epoch depends on `key` and its number alone, so training may stop and go on at any epoch.
+    The order of an epoch depends on `key` and its number alone, so training may stop and go on at any epoch. Raises
+    FloatingPointError when the loss is no longer finite.
     """
     for epoch in range(first, last + 1):
-        state, value = program(state, examples, jax.random.fold_in(key, epoch))
-        yield epoch, state, float(value)
+        state, mean = program(state, examples, jax.random.fold_in(key, epoch))
+        if not math.isfinite(loss := float(mean)):
+            raise FloatingPointError(f"the loss of epoch {epoch} is {loss}: training diverged; lower the learning rate")
+        yield epoch, state, loss

@@ -105,7 +105,7 @@ class LinenTied(nn.Module):
 
 
 def linen_net(module: nn.Module, x: Any, kernels: str, rank: int = 2) -> Net:
-    variables = module.init(jax.random.key(1), x)
+    variables = jax.jit(module.init)(jax.random.key(1), x)
     if "batch_stats" in variables:  # statistics that inference can tell from the initial ones
         shifted = jax.tree.map(lambda a: a + jnp.linspace(0.1, 0.9, a.size), variables["batch_stats"])
         variables = {**variables, "batch_stats": shifted}

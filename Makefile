@@ -1,0 +1,40 @@
+# Everything starts from Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help env demo test test-all peers lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+env: $(READY)  ## make .venv with everything the repository uses, at the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try: make PYTHON=python3.11 env" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[experiments,tflite,dev]'
+	@touch $(READY)
+
+demo: env  ## the four families on digits, down to a TFLite file; about two minutes
+	$(BIN)/python scripts/demo.py
+
+test: env  ## the tests, without those marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: env  ## all tests
+	$(BIN)/python -m pytest
+
+peers: env  ## parity with PyTorch as well (installs torch)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
+	$(BIN)/python -m pytest tests/peers
+
+lint: env  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""Shows the four families and their composition on scikit-learn's digits, down to a TFLite file."""
+
+import pathlib
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import cli, config, devices, report, runs, tables
+from experiments.logging import WandbMode
+
+CONFIG = pathlib.Path(__file__).parent.parent / "paper_configs" / "demo" / "digits.yaml"
+COLUMNS = ("model", "accuracy %", "precision", "recall", "bytes", "smaller", "MACs", "TFLite bytes", "TFLite us")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Trains a teacher and a small network, compresses it six ways, and measures each down to LiteRT."""
+
+    out: pathlib.Path = pathlib.Path("runs/demo")
+    """folder for runs, tables and plots"""
+    wandb: WandbMode = "auto"
+    """Weights & Biases: auto is online for a user who is logged in, else offline"""
+
+
+def main() -> None:
+    """Runs the command line."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    with cli.ending():
+        table = config.load_table(CONFIG)
+        with cli.settings(arguments.out, None, arguments.wandb) as settings:
+            made = {
+                row.row: runs.run(table.experiments[row.experiment].until(row.stage), settings) for row in table.rows
+            }
+            results = tables.reproduce(table, settings, table.seeds)
+        exported = {name: devices.export(run, run.folder / "model-float32.tflite") for name, run in made.items()}
+        written = tables.write(table, results, arguments.out / "tables", "demo")
+        picture = arguments.out / "tables" / "demo-bytes.png"
+        points = [(name, run.metrics["bytes"], run.metrics["accuracy"]) for name, run in made.items()]
+        report.bytes_and_accuracy(points, picture)
+        _show(made, exported)
+        last = list(made)[-1]
+        print(f"\nThe ledger of {last!r}: every byte of {made[last].packed_file}\n")
+        print((made[last].folder / "ledger.txt").read_text())
+        print(f"\nTFLite of {last!r}\n\n{devices.described(exported[last])}")
+        print(
+            f"\nPlots: {picture}, {written[-1]}, and curves.png and confusion.png in each folder of {arguments.out}/runs"
+        )
+
+
+def _show(made: dict[str, runs.Run], exported: dict[str, devices.Exported]) -> None:
+    grid = Table(*COLUMNS, title="Six ways from one small network (digits, seed 0)")
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for name, run in made.items():
+        m, tflite = run.metrics, exported[name]
+        quality = (f"{m['accuracy']:.2f}", f"{m['precision']:.4f}", f"{m['recall']:.4f}")
+        size = (f"{m['bytes']:,}", f"{m['rate']:.1f}x", f"{m['macs']:,}")
+        grid.add_row(name, *quality, *size, f"{tflite.bytes:,}", f"{tflite.latency.median_us:.2f}")
+    Console().print(grid)
+
+
+if __name__ == "__main__":
+    main()
