@@ -4,6 +4,7 @@ import pathlib
 from dataclasses import dataclass
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -11,7 +12,7 @@ from experiments import cli, config, devices, report, runs, tables
 from experiments.logging import WandbMode
 
 CONFIG = pathlib.Path(__file__).parent.parent / "paper_configs" / "demo" / "digits.yaml"
-COLUMNS = ("model", "accuracy %", "precision", "recall", "bytes", "smaller", "MACs", "TFLite bytes", "TFLite us")
+COLUMNS = ("model", "accuracy\n%", "precision", "recall", "bytes", "smaller", "MACs", "TFLite\nbytes", "TFLite\nus")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ def main() -> None:
 
 
 def _show(made: dict[str, runs.Run], exported: dict[str, devices.Exported]) -> None:
-    grid = Table(*COLUMNS, title="Six ways from one small network (digits, seed 0)")
-    for column in grid.columns[1:]:
-        column.justify = "right"
+    grid = Table(title="Six ways from one small network (digits, seed 0)", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for column in COLUMNS:
+        grid.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, run in made.items():
         m, tflite = run.metrics, exported[name]
         quality = (f"{m['accuracy']:.2f}", f"{m['precision']:.4f}", f"{m['recall']:.4f}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -51,11 +52,9 @@ def main() -> None:
 
 
 def _show(table: config.Table, results: list[tables.Result]) -> None:
-    grid = Grid(title=f"{table.paper}\n{table.table}", caption=table.differs or None)
-    for name, justify in (("row", "left"), ("metric", "left"), ("paper", "right"), ("ours", "right"), ("n", "right")):
-        grid.add_column(name, justify=justify)
-    grid.add_column("difference", justify="right")
-    grid.add_column("verdict")
+    grid = Grid(title=f"{table.paper}\n{table.table}", caption=table.differs or None, box=box.SIMPLE_HEAD)
+    for name in ("row", "metric", "paper", "ours", "n", "difference", "verdict"):
+        grid.add_column(name, justify="left" if name in ("row", "metric", "verdict") else "right")
     for result in results:
         grid.add_row(*tables.cells(result))
     Console().print(grid)

@@ -1,4 +1,4 @@
-"""Small models shared by the tests: the same nets in Linen and in NNX, and some programs that no layer library wrote."""
+"""Small models shared by the tests: the same nets in Linen and in NNX, and some programs written without either."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

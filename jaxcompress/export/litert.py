@@ -75,7 +75,8 @@ def latency(
 
     The minimum repeats best on a shared machine; the median is what a user meets. It ranks models on this machine.
     """
-    command = [sys.executable, "-m", "jaxcompress.export.litert", str(path), str(invokes), str(threads)]
+    # Run as a file (and -P, so that its folder shadows nothing): a fresh process need not import JAX.
+    command = [sys.executable, "-P", __file__, str(path), str(invokes), str(threads)]
     timed = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(interpreters)]
     medians = [times["median"] for times in timed]
     low, high = np.percentile(medians, [25, 75])

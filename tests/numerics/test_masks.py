@@ -1,4 +1,4 @@
-"""Checks the masks against tables worked by hand and a stable sort in numpy, ties, denormals and infinities included."""
+"""Checks the masks against tables worked by hand and a stable sort in numpy: ties, denormals and infinities too."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxcompress.numerics.masks import density, keep_largest, kept_count
 
 SIZE = 24
-# dtype, the unsigned integer of its width, and the bit pattern of its infinity: the non-negative floats are 0..infinity.
+# dtype, the unsigned integer of its width, and the bits of its infinity: the non-negative floats are 0..infinity.
 FORMATS = {
     "float32": (np.float32, np.uint32, 0x7F800000),
     "bfloat16": (ml_dtypes.bfloat16, np.uint16, 0x7F80),
