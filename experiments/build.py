@@ -44,7 +44,7 @@ def predictor(spec: config.Model, classes: int) -> Callable[[Any, jax.Array], ja
     """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1]."""
     module = model(spec, classes)
 
-    def logits(params: Any, images: jax.Array) -> jax.Array:
+    def logits(params: Any, images: jax.Array) -> Any:
         return module.apply({"params": params}, scaled(images) if images.dtype == jnp.uint8 else images)
 
     return jc.lift(logits)
@@ -57,7 +57,7 @@ def trainer(spec: config.Model, classes: int) -> Callable[[Any, jax.Array, jax.A
     """
     module = model(spec, classes)
 
-    def logits(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+    def logits(params: Any, images: jax.Array, key: jax.Array) -> Any:
         return module.apply({"params": params}, scaled(images), train=True, rngs={"dropout": key})
 
     lifted = jc.lift(logits)

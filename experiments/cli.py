@@ -16,7 +16,9 @@ console = Console(stderr=True)
 
 
 @contextlib.contextmanager
-def settings(out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode) -> Iterator[runs.Settings]:
+def settings(
+    out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode, checkpoint_seconds: float = 20.0
+) -> Iterator[runs.Settings]:
     """Yields the settings of runs under ``out/runs`` with a bar for the epochs of the stage in training."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} epochs"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
@@ -29,17 +31,19 @@ def settings(out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode)
             if not console.is_terminal and done == total:
                 console.print(f"trained {text}: {total} epochs")
 
-        yield runs.Settings(out / "runs", data_dir, wandb, progress=progress)
+        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress)
 
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Turns what a user can mend into one message and an exit code: 2 for bad input, 1 for the disk,
-    3 for training that diverged, 130 for Ctrl-C."""
+    """Turns what a user can mend into one message and an exit code.
+
+    2 is bad input, 1 the disk, 3 training that diverged, 130 Ctrl-C.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        _leave("stopped; the same command goes on from the last checkpoint", 130)
+        _leave("stopped; give the same command again: runs go on from their last checkpoint", 130)
     except OSError as error:
         _leave(f"error: {error}", 2 if isinstance(error, FileNotFoundError) else 1)
     except (ValueError, TypeError) as error:

@@ -145,6 +145,11 @@ class Stage:
     select: Literal["last", "best-validation"] = "last"
     verify: int = 1
 
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch < 1 or self.verify < 0:
+            counts = f"epochs={self.epochs}, batch={self.batch}, verify={self.verify}"
+            raise ValueError(f"stage {self.name!r}: {counts}; epochs and verify are at least 0, batch at least 1")
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -154,6 +159,11 @@ class Experiment:
     model: Model
     stages: tuple[Stage, ...]
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"an experiment needs stages, each of another name, not {names}")
 
     def until(self, stage: str) -> "Experiment":
         """Returns the experiment that ends with the stage of that name; raises ValueError if there is none."""
@@ -211,7 +221,10 @@ def load_table(path: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Tab
         if row.experiment not in table.experiments:
             known = list(table.experiments)
             raise ValueError(f"{path}: row {row.row!r} is of experiment {row.experiment!r}; there are {known}")
-        table.experiments[row.experiment].until(row.stage)
+        try:
+            table.experiments[row.experiment].until(row.stage)
+        except ValueError as error:
+            raise ValueError(f"{path}: row {row.row!r}: {error}") from error
     return table
 
 
@@ -275,37 +288,46 @@ def _check_types(document: Any, source: str) -> None:
             _check_types(value, source)
 
 
-def _read(path: pathlib.Path) -> Any:
+def _read(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Any:
+    """Reads a YAML file and the files that it names, `above` being those that name it."""
+    if path.resolve() in above:
+        raise ValueError(f"{path}: includes itself")
     try:
         document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
-    return _included(document, path.parent)
+    return _included(document, path.parent, (*above, path.resolve()))
 
 
-def _included(document: Any, folder: pathlib.Path) -> Any:
+def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Any:
     """Replaces the file name of an experiment or a teacher by the file's content."""
+
+    def visit(value: Any) -> Any:
+        return _included(value, folder, above)
+
+    def named(value: Any) -> Any:
+        return _read(folder / value, above) if isinstance(value, str) else visit(value)
+
     if isinstance(document, list):
-        return [_included(value, folder) for value in document]
+        return [visit(value) for value in document]
     if not isinstance(document, dict):
         return document
-    return {key: _filled(key, value, folder) for key, value in document.items()}
-
-
-def _filled(key: str, value: Any, folder: pathlib.Path) -> Any:
-    if key == "teacher" and isinstance(value, str):
-        return _read(folder / value)
-    if key == "experiments" and isinstance(value, dict):
-        return {name: _read(folder / v) if isinstance(v, str) else _included(v, folder) for name, v in value.items()}
-    return _included(value, folder)
+    filled = {key: named(value) if key == "teacher" else visit(value) for key, value in document.items()}
+    if isinstance(document.get("experiments"), dict):
+        filled["experiments"] = {name: named(value) for name, value in document["experiments"].items()}
+    return filled
 
 
 def _override(document: Any, override: str) -> None:
     path, sign, text = override.partition("=")
     if not sign:
         raise ValueError(f"--set {override!r} is not of the form a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override!r}: {text!r} is not YAML: {error}") from error
     *parents, last = path.split(".")
     places = [document]
     for key in parents:
@@ -313,7 +335,7 @@ def _override(document: Any, override: str) -> None:
     hit = False
     for place in places:
         for key in _keys(place, last):
-            place[key] = yaml.safe_load(text)
+            place[key] = value
             hit = True
     if not hit:
         raise ValueError(f"--set {override!r} names nothing in the config")

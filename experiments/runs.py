@@ -18,15 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import yaml
 
 import jaxcompress as jc
 from experiments import build, config, evaluate, report, train
+from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from jaxcompress.arrays.structure import describe, rebuild
 from jaxcompress.export.files import write_whole
 
 
@@ -76,8 +75,7 @@ class Run(NamedTuple):
 
     def params(self) -> Any:
         """Restores the parameters in training form."""
-        description = json.loads((self.folder / "structure.json").read_text())
-        return rebuild(description, _restore(self.folder / "params"))
+        return load_params(self.folder / "params")
 
 
 def locate(experiment: config.Experiment, root: pathlib.Path) -> Run:
@@ -123,36 +121,33 @@ def _train(
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
     stage = experiment.stages[-1]
-    best = (train.params_of(state), np.inf)
-    done, lines = 0, this.folder / "metrics.jsonl"
-    options = ocp.CheckpointManagerOptions(max_to_keep=1)
-    checkpoints = ocp.CheckpointManager((this.folder / "checkpoint").absolute(), options=options)
-    if (latest := checkpoints.latest_step()) is not None:
-        done = latest
-        stored = checkpoints.restore(done, args=ocp.args.StandardRestore(_packed(state, best)))
-        state, best = _unpacked(stored, (state, best))
-    rows = [row for row in read_rows(lines) if row["epoch"] <= done]  # what came after will be trained again
+    best, lines = (train.params_of(state), np.float32(np.inf)), this.folder / "metrics.jsonl"
+    with checkpoints(this.folder / "checkpoint") as kept:
+        done, (state, best) = kept.latest((state, best))
+        _go_on_from(done, lines, log)
+        saved = time.monotonic()
+        for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
+            state, params = after, train.params_of(after)
+            row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": None}
+            if len(data.validation.labels):
+                row["validation_error"] = error = evaluate.error_rate(plan.logits, params, data.validation)
+                if np.float32(error) < best[1]:  # in float32, as a checkpoint keeps it
+                    best = (params, np.float32(error))
+            append_row(lines, row | {"sha256": digest(params)})
+            log.row(row)
+            settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
+            if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
+                kept.save(epoch, (state, best))
+                saved = time.monotonic()
+    return best[0] if stage.select == "best-validation" else train.params_of(state)
+
+
+def _go_on_from(done: int, lines: pathlib.Path, log: Log) -> None:
+    """Cuts the record of a run back to its last checkpoint: what came after it will be trained again."""
+    rows = [row for row in read_rows(lines) if row["epoch"] <= done]
     _write_text(lines, "".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
         log.row(row)
-    saved = time.monotonic()
-    examined = len(data.validation.labels) > 0
-    for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
-        state, params = after, train.params_of(after)
-        error = evaluate.error_rate(plan.logits, params, data.validation) if examined else None
-        if stage.select == "best-validation" and error is not None and error < best[1]:
-            best = (params, error)
-        row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": error}
-        row["sha256"] = digest(params)
-        append_row(lines, row)
-        log.row(row)
-        settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
-        if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
-            checkpoints.save(epoch, args=ocp.args.StandardSave(_packed(state, best)))
-            saved = time.monotonic()
-    checkpoints.wait_until_finished()
-    checkpoints.close()
-    return best[0] if stage.select == "best-validation" else train.params_of(state)
 
 
 class Plan(NamedTuple):
@@ -204,8 +199,7 @@ def _finish(this: Run, experiment: config.Experiment, data: Dataset, params: Any
     account = jc.ledger(logits, params, jnp.zeros((1, *data.test.images.shape[1:]), jnp.float32))
     if account.packed_bytes != this.packed_file.stat().st_size:
         raise RuntimeError(f"the ledger says {account.packed_bytes} bytes, {this.packed_file} has another size")
-    _save(this.folder / "params", params)
-    _write_json(this.folder / "structure.json", describe(params))
+    save_params(this.folder / "params", params)
     _write_text(this.folder / "ledger.json", account.to_json() + "\n")
     _write_text(this.folder / "ledger.txt", f"{account}\n")
     report.training_curves(read_rows(this.folder / "metrics.jsonl"), this.folder / "curves.png")
@@ -248,36 +242,6 @@ def digest(params: Any) -> str:
     for leaf in jax.tree.leaves(params):
         total.update(np.asarray(leaf).tobytes())
     return total.hexdigest()
-
-
-# Orbax stores flat dicts of arrays: a typed tree would lose its static fields.
-
-
-def _packed(state: train.State, best: tuple[Any, float]) -> dict[str, Any]:
-    leaves = [*jax.tree.leaves(state), *jax.tree.leaves(best[0]), jnp.float32(best[1])]
-    return {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}
-
-
-def _unpacked(
-    stored: dict[str, Any], like: tuple[train.State, tuple[Any, float]]
-) -> tuple[train.State, tuple[Any, float]]:
-    state, (params, _) = like
-    leaves = [stored[name] for name in sorted(stored)]
-    structure, count = jax.tree.structure(state), len(jax.tree.leaves(state))
-    best = jax.tree.unflatten(jax.tree.structure(params), leaves[count:-1])
-    return jax.tree.unflatten(structure, leaves[:count]), (best, float(leaves[-1]))
-
-
-def _save(folder: pathlib.Path, params: Any) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(params))})
-
-
-def _restore(folder: pathlib.Path) -> list[jax.Array]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.restore(folder.absolute())
-    return [stored[name] for name in sorted(stored)]
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:

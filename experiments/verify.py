@@ -37,7 +37,10 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     here = environment()["bits_depend_on"]
     exact = before["bits_depend_on"] == here
     dataset = runs.dataset(experiment.data, settings.data_dir)
-    checks = [_same("data sha256", before["data_sha256"], fingerprint(dataset))]
+    checks = [
+        _same("data sha256", before["data_sha256"], fingerprint(dataset)),
+        _same("final weights", recorded["params_sha256"], runs.digest(run.params())),
+    ]
     logits = build.predictor(experiment.model, dataset.classes)
     outputs = evaluate.predict(logits, jc.export.load(run.packed_file), dataset.test.images)
     if exact:
@@ -47,6 +50,8 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     plan, state = runs.start(experiment, dataset, settings)
     last = min(experiment.stages[-1].verify, experiment.stages[-1].epochs)
     rows = {row["epoch"]: row for row in read_rows(run.folder / "metrics.jsonl")}
+    if missing := set(range(1, last + 1)) - set(rows):
+        raise ValueError(f"{run.folder / 'metrics.jsonl'} has no row for epoch {min(missing)}")
     for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, 1, last):
         row = rows[epoch]
         checks.append(

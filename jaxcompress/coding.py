@@ -77,7 +77,7 @@ class Coded(NamedTuple):
 
 def columns(shape: tuple[int, ...]) -> int:
     """Returns the row length under which positions of a sparse leaf are coded: its last axis."""
-    return shape[-1] if shape else 1
+    return max(1, shape[-1]) if shape else 1
 
 
 def encode_array(array: jax.Array, kept: np.ndarray | None = None) -> Coded:
@@ -96,6 +96,8 @@ def decode_array(coded: Coded, kept: np.ndarray | None = None) -> jax.Array:
     if coded.kind != "array" or name not in DTYPES:
         raise ValueError(f"{coded.kind!r} of dtype {name!r} is not an array this version reads")
     dtype, data = jnp.dtype(name), coded.stream("values").data
+    if name == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("a float64 array can only be read with jax_enable_x64; without it bits would be lost")
     if kept is not None and kept.size != coded.size():
         raise ValueError(f"a mask of {kept.size} entries does not fit an array of {coded.size()}")
     count = coded.size() if kept is None else int(np.count_nonzero(kept))

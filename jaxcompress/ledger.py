@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcompress import arrays
-from jaxcompress.coding import Coded
+from jaxcompress.coding import Coded, columns
 from jaxcompress.export import packed
 from jaxcompress.interpreters.cost import macs
 from jaxcompress.numerics import entropy
-from jaxcompress.paths import Params, flatten
+from jaxcompress.paths import Params
+from jaxcompress.transform import pack
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,11 @@ def ledger(apply: Callable[..., Any] | None, params: Params, *example: Any) -> L
     With `apply`, a lifted ``apply(params, *example)``, the multiply-adds of one call are counted as well, dense and as
     compressed; give an `example` of one input to read them per input. Bytes are those of the packed file, exactly.
     """
-    stored = packed.pack(params)
+    stored = pack(params)
     coded = packed.encode(params)
     size = len(packed.to_bytes(params))
-    leaves = flatten(stored)
-    entries = tuple(_entry("/".join(path), leaves["/".join(path)], leaf) for path, leaf in coded)
+    leaves = jax.tree.leaves(stored, is_leaf=arrays.is_compressed)  # in the order in which they are coded
+    entries = tuple(_entry("/".join(path), leaf, code) for leaf, (path, code) in zip(leaves, coded, strict=True))
     overhead = packed.overhead(size, coded)
     if apply is None:
         return Ledger(entries, overhead, None, None)
@@ -154,7 +156,7 @@ def _alternatives(leaf: Any) -> dict[str, int]:
     match leaf:
         case arrays.Masked():
             mask = np.asarray(leaf.mask)
-            positions = entropy.mask_bits(mask.reshape(-1), mask.shape[-1] if mask.ndim else 1)
+            positions = entropy.mask_bits(mask.reshape(-1), columns(mask.shape))
             by_mask = {f"mask:{name}": bits // 8 for name, bits in positions.items()}
             return by_mask | _alternatives_of_codes(leaf.weight, mask)
         case arrays.Clustered():
@@ -170,7 +172,7 @@ def _alternatives_of_codes(leaf: Any, mask: np.ndarray) -> dict[str, int]:
     return {f"codes:{name}": count // 8 for name, count in bits.items()}
 
 
-def _counts(account: Entry | Ledger) -> tuple[str, str, str, str, str]:
+def _counts(account: Entry | Ledger) -> tuple[str, ...]:
     rate = account.dense_bytes / max(1, account.packed_bytes)
     counted = (account.parameters, account.nonzero, account.dense_bytes, account.packed_bytes)
     return (*(f"{n:,}" for n in counted), f"{rate:.1f}")

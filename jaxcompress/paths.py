@@ -48,7 +48,7 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
     `pattern` is a regular expression that must match the whole path (`re.fullmatch`). The outermost match wins: a leaf
     that was handed to `function` is not searched again for matches inside it.
 
-    Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths there are.
+    Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths.
     """
     selects = _compile(pattern)
     matched = False

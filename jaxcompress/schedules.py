@@ -4,12 +4,13 @@ Wherever a schedule is taken a plain number stands for a constant one. Where opt
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-Schedule = Callable[[Array | int], Array | float]
+Schedule = Callable[[Array | int], Any]  # a number or a scalar array
 
 
 def as_schedule(value: Schedule | float) -> Schedule:
@@ -49,8 +50,9 @@ def cyclic(low: float, high: float, *, period: int, begin: int = 0) -> Schedule:
         raise ValueError(f"a period of {period} steps is too short; at least 2 are needed")
 
     def schedule(step: Array | int) -> Array:
-        elapsed = jnp.maximum(jnp.asarray(step, jnp.float32) - begin, 0.0)
-        return low + (high - low) * 0.5 * (1 - jnp.cos(2 * jnp.pi * elapsed / period))
+        elapsed = jnp.maximum(jnp.asarray(step) - begin, 0) % period  # in integers: a cosine of many turns loses digits
+        turn = elapsed.astype(jnp.float32) / period
+        return low + (high - low) * 0.5 * (1 - jnp.cos(2 * jnp.pi * turn))
 
     return schedule
 

@@ -16,15 +16,15 @@ class Transform(NamedTuple):
     """Compresses a parameter tree: once by `init`, then after every optimiser step by `update`.
 
     ``init(params) -> params`` wraps the leaves it selects and returns the tree as it stands at step 0. A leaf that
-    already carries this transform (the same `name`) is kept as it is, so that a later stage of training may go on.
+    already carries this transform (by name) is kept as it is, so that a later stage of training may go on.
 
     ``update(params, step, *, grads=None, key=None, batch=None) -> params`` never changes the structure, shapes or
     dtypes of the tree, so a training step is traced once.
 
-    `name` marks the leaves a transform owns; it touches no others.
+    `names` mark the leaves that a transform owns, one name for each that it is made of; it touches no others.
     """
 
-    name: str
+    names: tuple[str, ...]
     init: Callable[[Params], Params]
     update: Callable[..., Params]
 
@@ -41,7 +41,7 @@ def chain(*transforms: Transform) -> Transform:
     the value that they give it. Where patterns overlap each transform goes on to update only its own leaves. Raises
     ValueError if two transforms have the same name, since each would undo the other's work.
     """
-    names = [t.name for t in transforms]
+    names = tuple(name for transform in transforms for name in transform.names)
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"two transforms of a chain are both named {sorted(twice)}; give one another `name`")
@@ -56,7 +56,7 @@ def chain(*transforms: Transform) -> Transform:
             params = transform.update(params, step, **extra)
         return params
 
-    return Transform(" + ".join(names), init, update)
+    return Transform(names, init, update)
 
 
 def every(steps: int, transform: Transform) -> Transform:
@@ -73,7 +73,7 @@ def every(steps: int, transform: Transform) -> Transform:
         due = jnp.asarray(step) % steps == 0
         return lax.cond(due, lambda p: transform.update(p, step, **extra), lambda p: p, params)
 
-    return Transform(transform.name, transform.init, update)
+    return Transform(transform.names, transform.init, update)
 
 
 def owned(params: Params, owner: str) -> list[CompressedArray]:

@@ -51,7 +51,8 @@ def main() -> None:
 
 
 def _show(made: dict[str, runs.Run], exported: dict[str, devices.Exported]) -> None:
-    grid = Table(title="Six ways from one small network (digits, seed 0)", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    title = "Six ways from one small network (digits, seed 0)"
+    grid = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for column in COLUMNS:
         grid.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, run in made.items():

@@ -31,6 +31,8 @@ class Arguments:
     """change the config, such as experiments.*.data.limit=2000 (may be given again)"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
+    checkpoint_seconds: float = 20.0
+    """seconds between checkpoints, from which a run that was stopped goes on"""
 
 
 def main() -> None:
@@ -41,7 +43,8 @@ def main() -> None:
         seeds = table.seeds if arguments.seeds is None else arguments.seeds
         if seeds < 1:
             raise ValueError(f"--seeds {seeds} is too few; a table needs at least 1")
-        with cli.settings(arguments.out, arguments.data_dir, arguments.wandb) as settings:
+        options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
+        with cli.settings(*options) as settings:
             results = tables.reproduce(table, settings, seeds)
         name = f"{arguments.config.parent.name}-{arguments.config.stem}"
         written = tables.write(table, results, arguments.out / "tables", name)

@@ -1,4 +1,4 @@
-"""Strict defaults for all tests: no implicit dtype or rank promotion, no leaked tracers; CPU, no network, no account."""
+"""Strict defaults for all tests: no implicit dtype or rank promotion; CPU, no network, no account."""
 
 import os
 

@@ -152,7 +152,7 @@ def test_two_in_a_chain_keep_to_their_own_leaves(make):
 def test_every_leaf_carries_the_name_of_its_transform(make):
     transform = make(".*kernel")
     tree = transform.init(params())
-    assert len(owned(tree, transform.name)) == 3
+    assert len(owned(tree, transform.names[0])) == 3
     assert owned(tree, "someone else") == []
 
 
@@ -278,9 +278,9 @@ def test_every_of_one_step_is_the_transform_itself():
 def test_gradual_sparsity_reaches_its_end_exactly():
     transform = prune.magnitude(".*kernel", GRADUAL, scope="global")
     tree = transform.init(params())
-    assert sum(int(jnp.sum(leaf.mask)) for leaf in owned(tree, transform.name)) == 48 + 32 + 72
+    assert sum(int(jnp.sum(leaf.mask)) for leaf in owned(tree, transform.names[0])) == 48 + 32 + 72
     tree = transform.update(tree, 10)
-    assert sum(int(jnp.sum(leaf.mask)) for leaf in owned(tree, transform.name)) == 152 - round(0.8 * 152)
+    assert sum(int(jnp.sum(leaf.mask)) for leaf in owned(tree, transform.names[0])) == 152 - round(0.8 * 152)
 
 
 def test_partition_and_combine_are_inverse():

@@ -32,6 +32,8 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
+        if min(x.shape[1:3]) < 16:
+            raise ValueError(f"LeNet-5 needs images of at least 16x16 pixels, not {x.shape[1]}x{x.shape[2]}")
         for name, filters in (("conv1", 20), ("conv2", 50)):
             x = nn.Conv(filters, (5, 5), padding="VALID", name=name)(x)
             x = nn.max_pool(x, (2, 2), strides=(2, 2))

@@ -20,7 +20,7 @@ def functional(module: nnx.Module) -> tuple[Callable[..., Any], Params]:
 
     def apply(params_by_text: Params, *args: Any, **kwargs: Any) -> Any:
         state = nnx.State(_with_keys_of(pure, params_by_text))
-        return nnx.merge(graph, state, rest)(*args, **kwargs)
+        return nnx.merge(graph, state, rest, copy=True)(*args, **kwargs)  # a call must not change `rest`
 
     return lift(apply), _with_text_keys(pure)
 

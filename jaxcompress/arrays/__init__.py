@@ -9,6 +9,7 @@ from jaxcompress.arrays.base import encode as encode
 from jaxcompress.arrays.base import is_compressed as is_compressed
 from jaxcompress.arrays.base import kinds as kinds
 from jaxcompress.arrays.base import pack as pack
+from jaxcompress.arrays.base import stacked as stacked
 from jaxcompress.arrays.base import static_fields as static_fields
 from jaxcompress.arrays.clustered import Clustered as Clustered
 from jaxcompress.arrays.low_rank import LowRank as LowRank

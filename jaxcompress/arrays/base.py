@@ -3,13 +3,15 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.coding import Coded, decode_array, encode_array
+
+T = TypeVar("T")
 
 
 class CompressedArray(abc.ABC):
@@ -47,7 +49,7 @@ class CompressedArray(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> Self:
+    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "CompressedArray":
         """Restores a packed leaf bit for bit; raises ValueError on streams that are not one."""
 
     @property
@@ -60,14 +62,21 @@ class CompressedArray(abc.ABC):
         """The number of entries of the dense array."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    def stacked(self) -> "CompressedArray | None":
+        """Returns an equal leaf whose every part has the first axis of `shape`; None where there is no such leaf.
+
+        Slices of its parts along that axis are the leaves of its layers, which a scan over layers needs.
+        """
+        return None
+
     def storage_bits(self) -> int:
         """Returns the exact bits of the packed leaf's streams: values, indices, scales and codebooks included."""
         return 8 * sum(encode(pack(self)).bytes_by_coding().values())
 
-    def map_arrays(self, function: Callable[[str, Any], Any]) -> Self:
+    def map_arrays(self, function: Callable[[str, Any], Any]) -> "CompressedArray":
         """Replaces every data field by ``function(name, value)``."""
         changed = {name: function(name, getattr(self, name)) for name in data_fields(type(self))}
-        return dataclasses.replace(self, **changed)
+        return dataclasses.replace(self, **changed)  # pyright: ignore (final classes are dataclasses)
 
 
 def fixed() -> Any:
@@ -80,7 +89,8 @@ def static(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-def compressed(cls: Any) -> Any:
+@dataclass_transform(frozen_default=True, field_specifiers=(fixed, static))
+def compressed(cls: type[T]) -> type[T]:
     """Makes `cls` a frozen dataclass and registers it as a pytree."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     return jax.tree_util.register_dataclass(cls, list(data_fields(cls)), list(static_fields(cls)))
@@ -110,6 +120,14 @@ def is_compressed(leaf: Any) -> bool:
 def dense(leaf: Any) -> jax.Array:
     """Returns the array that a leaf means; an array means itself."""
     return leaf.dense() if is_compressed(leaf) else leaf
+
+
+def stacked(leaf: Any) -> Any:
+    """Returns a leaf in a form that may be sliced along its first axis part by part; the dense array if need be."""
+    if not is_compressed(leaf):
+        return leaf
+    sliced = leaf.stacked()
+    return leaf.dense() if sliced is None else sliced
 
 
 def densify(params: Any) -> Any:

@@ -34,6 +34,9 @@ class Clustered(CompressedArray):
     def dense(self) -> Array:
         return self.centroids[self.codes]
 
+    def stacked(self) -> "Clustered":
+        return replace(self, centroids=jnp.broadcast_to(self.centroids, (self.shape[0], *self.centroids.shape)))
+
     def pack(self) -> "Clustered":
         return replace(self, codes=self.codes.astype(_code_dtype(self.centroids.shape[0])), owner="")
 

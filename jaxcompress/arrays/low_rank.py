@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, pack, static
+from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, pack, stacked, static
 from jaxcompress.coding import Coded
 
 
@@ -54,6 +54,9 @@ class LowRank(CompressedArray):
         for _ in range(self.stack_axes):
             product = jax.vmap(product)
         return product(dense(self.u), dense(self.v))
+
+    def stacked(self) -> "LowRank | None":
+        return replace(self, u=stacked(self.u), v=stacked(self.v)) if self.stack_axes else None
 
     def pack(self) -> "LowRank":
         return replace(self, u=pack(self.u), v=pack(self.v), owner="")

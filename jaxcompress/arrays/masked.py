@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, fixed, pack, static
+from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, fixed, pack, stacked, static
 from jaxcompress.arrays.clustered import Clustered
 from jaxcompress.arrays.quantized import Quantized
 from jaxcompress.coding import Coded, decode_mask, encode_mask
@@ -35,6 +35,9 @@ class Masked(CompressedArray):
 
     def dense(self) -> Array:
         return jnp.where(self.mask, dense(self.weight), jnp.zeros((), self.dtype))
+
+    def stacked(self) -> "Masked":
+        return replace(self, weight=stacked(self.weight))
 
     def pack(self) -> CompressedArray:
         """Merges nested masks into one; on integers the mask becomes the code of zero and is not needed."""

@@ -1,12 +1,13 @@
 """Integer weights: in training form rounded in the forward pass, in storage form integers with a scale."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, fixed, static
+from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, fixed, stacked, static
 from jaxcompress.coding import Coded, Stream, decode_codes, decode_mask, encode_codes, encode_mask
 from jaxcompress.numerics import affine
 
@@ -39,10 +40,15 @@ class FakeQuantized(CompressedArray):
         codes, scale, zero_point = self._integers(lax.stop_gradient(weight))
         return affine.straight_through(weight, affine.dequantize(codes, scale, zero_point).astype(weight.dtype))
 
+    def stacked(self) -> "FakeQuantized | None":
+        if -self.ndim in self.axes:  # layers share a scale, which no layer can tell alone
+            return None
+        return replace(self, weight=stacked(self.weight), bits=jnp.broadcast_to(self.bits, self.shape[:1]))
+
     def pack(self) -> "Quantized":
         codes, scale, zero_point = self._integers(dense(self.weight))
         dtype = self.dtype.name if hasattr(self.dtype, "name") else str(self.dtype)
-        return Quantized(codes.astype(jnp.int8), scale, zero_point.astype(jnp.int8), int(self.bits), dtype)
+        return Quantized(codes, scale, zero_point.astype(jnp.int8), int(self.bits), dtype)
 
     def encode(self, kept: np.ndarray | None = None) -> Coded:
         return self.pack().encode(kept)
@@ -82,6 +88,12 @@ class Quantized(CompressedArray):
     def dense(self) -> Array:
         zero_point = self.zero_point.astype(self.scale.dtype)
         return affine.dequantize(self.codes, self.scale, zero_point).astype(self.dense_dtype)
+
+    def stacked(self) -> "Quantized":
+        def every_layer(x: Array) -> Array:
+            return jnp.broadcast_to(x, (self.shape[0], *x.shape[1:]))
+
+        return replace(self, scale=every_layer(self.scale), zero_point=every_layer(self.zero_point))
 
     def pack(self) -> "Quantized":
         return self

@@ -44,8 +44,10 @@ def _rebuild(description: Any, source: Iterator[Any]) -> Any:
                 raise ValueError("the description names more arrays than there are") from None
         case {"tree": dict(children)}:
             return {key: _rebuild(children[key], source) for key in sorted(children)}
-        case {"kind": kind, "static": dict(static), "data": dict(data)} if kind in kinds():
+        case {"kind": str(kind), "static": dict(static), "data": dict(data)} if kind in kinds():
             cls = kinds()[kind]
+            if set(data) != set(data_fields(cls)) or set(static) != set(static_fields(cls)):
+                raise ValueError(f"{sorted([*data, *static])} are not the fields of {kind}")
             fields = {name: _rebuild(data[name], source) for name in data_fields(cls)}
             plain = {name: tuple(value) if isinstance(value, list) else value for name, value in static.items()}
             return cls(**fields, **plain)

@@ -13,10 +13,10 @@ def kd(
 ) -> Float[Array, "*batch"]:
     """Returns the Kullback-Leibler divergence of softened outputs, per example (Hinton et al. 2015, arXiv:1503.02531).
 
-    ``T**2 * sum(p * (log p - log q))`` with p the teacher's and q the student's softmax at temperature T > 0. The factor
-    T**2 keeps the gradient's size when the temperature changes (section 2). The paper writes the cross-entropy, which
-    differs by the teacher's entropy and has the same gradient; this form is 0 for equal logits. The teacher is frozen:
-    no gradient reaches its logits.
+    ``T**2 * sum(p * (log p - log q))`` with p the teacher's and q the student's softmax at temperature T > 0. The
+    factor T**2 keeps the gradient's size when the temperature changes (section 2). The paper writes the cross-entropy,
+    which differs by the teacher's entropy and has the same gradient; this form is 0 for equal logits. The teacher is
+    frozen: no gradient reaches its logits.
 
     Raises ValueError for shapes that differ or a temperature that is known not to be positive.
     """

@@ -32,7 +32,8 @@ from jaxcompress.transform import pack
 
 MAGIC, VERSION = b"JCPK", 1
 _PREFIX = struct.Struct("<4sBII")
-_HEADER_LIMIT = 2**24  # bytes of JSON: thousands of leaves, and no bomb
+_HEADER_LIMIT = 2**22  # bytes of JSON: thousands of leaves, and no bomb
+_DEPTH_LIMIT = 16  # leaves nested in leaves; a masked, quantized factor is three
 
 DEFAULT_LIMIT = 2**32  # bytes of dense weights that reading may allocate
 
@@ -99,7 +100,7 @@ def overhead(file_size: int, leaves: list[tuple[tuple[str, ...], Coded]]) -> int
 
 
 def _text_keys(keys: tuple[Any, ...]) -> tuple[str, ...]:
-    if not all(isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str) for key in keys):
+    if not keys or not all(isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str) for key in keys):
         raise ValueError(f"{jax.tree_util.keystr(keys)}: a packed tree is nested dicts with text keys")
     return tuple(key.key for key in keys)
 
@@ -113,8 +114,10 @@ def _described(coded: Coded) -> list[Any]:
     return [coded.kind, coded.attributes, streams, {name: _described(part) for name, part in coded.parts.items()}]
 
 
-def _undescribed(described: Any, body: bytes, at: int) -> tuple[Coded, int]:
+def _undescribed(described: Any, body: bytes, at: int, depth: int = 0) -> tuple[Coded, int]:
     """Cuts the streams that a description names out of `body` from `at` on; returns the leaf and where it ends."""
+    if depth > _DEPTH_LIMIT:
+        raise ValueError(f"leaves are nested more than {_DEPTH_LIMIT} deep")
     kind, attributes, listed, nested = _checked(described, list, length=4)
     streams = []
     for item in _checked(listed, list):
@@ -125,7 +128,7 @@ def _undescribed(described: Any, body: bytes, at: int) -> tuple[Coded, int]:
         at += size
     parts = {}
     for name, part in _checked(nested, dict).items():
-        parts[name], at = _undescribed(part, body, at)
+        parts[name], at = _undescribed(part, body, at, depth + 1)
     return Coded(_checked(kind, str), _checked(attributes, dict), tuple(streams), parts), at
 
 
@@ -159,8 +162,9 @@ def _checked(value: Any, kind: type, length: int | None = None) -> Any:
 
 
 def _dense_bytes(coded: Coded) -> int:
-    """Returns an upper bound, four bytes an entry, of what decoding a leaf allocates."""
-    own = 4 * coded.size() if "shape" in coded.attributes else 0
+    """Returns the bytes of a leaf's entries, four each but where the dtype is wider: what decoding it allocates."""
+    width = 8 if coded.attributes.get("dtype") == "float64" else 4
+    own = width * coded.size() if "shape" in coded.attributes else 0
     return own + sum(_dense_bytes(part) for part in coded.parts.values())
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays import CompressedArray, LowRank
@@ -46,9 +47,9 @@ def svd(
         full = min(matrix.shape)
         if rank is not None and rank > full:
             raise ValueError(f"rank {rank} is above the full rank {full} of {path}, shape {leaf.shape}")
-        return _factors(leaf, rank if rank is not None else energy_rank(matrix, energy), owner)
+        return _factors(leaf, energy_rank(matrix, energy) if energy is not None else rank or full, owner)
 
-    return Transform(owner, lambda params: rewrite(params, pattern, factor), identity_update)
+    return Transform((owner,), lambda params: rewrite(params, pattern, factor), identity_update)
 
 
 def _factors(kernel: Array, rank: int, owner: str) -> LowRank:
@@ -65,5 +66,5 @@ def _check(path: str, leaf: Any) -> None:
         raise TypeError(f"{path} is traced; factorize outside jit, since the rank decides shapes")
     if leaf.ndim < 2:
         raise ValueError(f"{path} has shape {leaf.shape}; a factorization needs a kernel of at least two axes")
-    if not bool(jax.numpy.all(jax.numpy.isfinite(leaf))):
+    if not bool(jnp.all(jnp.isfinite(leaf))):
         raise ValueError(f"{path} holds values that are not finite and cannot be factorized")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import lax
 from jax.extend import core
 from jax.extend.core import primitives as prim
@@ -22,12 +23,48 @@ class Reading(NamedTuple):
 
     `rules` maps a primitive to its rule. `concerns(values)` tells whether an equation on these operands is of interest;
     if not, it runs as it stands, nested programs included. `lower(value)` turns a value of the reading into an array,
-    where only arrays may go: operands without a rule, carries and outputs of loops.
+    where only arrays may go: operands without a rule, carries and outputs of loops. `stacked(value)` returns a value to
+    scan over in a form that a scan may slice, part by part, along its first axis.
     """
 
     rules: dict[core.Primitive, Rule]
     concerns: Callable[[Sequence[Any]], bool]
     lower: Callable[[Any], Any]
+    stacked: Callable[[Any], Any]
+
+
+class Program(NamedTuple):
+    """Holds what a call computes: its jaxpr, the values that go in, and the structure of what comes out."""
+
+    closed: core.ClosedJaxpr
+    values: list[Any]
+    outputs: Any
+
+
+def trace(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_leaf: Callable[[Any], bool] = lambda _: False,
+) -> Program:
+    """Writes down what ``function(*args, **kwargs)`` computes.
+
+    A leaf for which `is_leaf` holds stands for one array of its shape and dtype. Arguments that are no arrays (bools,
+    strings, None, Python numbers) stay what they are.
+    """
+    leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_leaf)
+    moves = [is_leaf(x) or isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct) for x in leaves]
+
+    def on_arrays(*arrays: Any) -> Any:
+        source = iter(arrays)
+        filled = [next(source) if move else leaf for leaf, move in zip(leaves, moves, strict=True)]
+        inner_args, inner_kwargs = jax.tree.unflatten(structure, filled)
+        return function(*inner_args, **inner_kwargs)
+
+    values = [leaf for leaf, move in zip(leaves, moves, strict=True) if move]
+    abstract = [jax.ShapeDtypeStruct(v.shape, v.dtype) if is_leaf(v) else v for v in values]
+    closed, shape = jax.make_jaxpr(on_arrays, return_shape=True)(*abstract)
+    return Program(closed, values, jax.tree.structure(shape))
 
 
 def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
@@ -40,7 +77,7 @@ def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) 
         return atom.val if isinstance(atom, core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
-        env.update(zip(eqn.outvars, _step(reading, eqn, [read(v) for v in eqn.invars]), strict=True))
+        env.update(zip(eqn.outvars, _step(reading, jaxpr, eqn, [read(v) for v in eqn.invars]), strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
@@ -53,7 +90,7 @@ def bind(reading: Reading, primitive: core.Primitive, *values: Any, **params: An
     return primitive.bind(*map(reading.lower, values), **params)
 
 
-def _step(reading: Reading, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
+def _step(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
     if reading.concerns(values):
         if eqn.primitive in _CALLS:
             return _CALLS[eqn.primitive](reading, eqn.params, values)
@@ -61,12 +98,12 @@ def _step(reading: Reading, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
             out = reading.rules[eqn.primitive](reading, values, eqn.params)
             if out is not NotImplemented:
                 return [out]
-    return _as_it_stands(reading, eqn, values)
+    return _as_it_stands(reading, jaxpr, eqn, values)
 
 
-def _as_it_stands(reading: Reading, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
+def _as_it_stands(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
     operands = {v: reading.lower(x) for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)}
-    program = core.Jaxpr((), list(operands), eqn.outvars, [eqn], eqn.effects)
+    program = jaxpr.replace(constvars=(), invars=list(operands), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
     return jax.core.eval_jaxpr(program, (), *operands.values())
 
 
@@ -90,8 +127,7 @@ def _remat(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[
 def _scan(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
     consts, carries = params["num_consts"], params["num_carry"]
     fixed, initial = values[:consts], [reading.lower(v) for v in values[consts : consts + carries]]
-    # A typed leaf is scanned over part by part, which needs the scanned axis on every part.
-    stacked = [v if _stacks(v, params["length"]) else reading.lower(v) for v in values[consts + carries :]]
+    stacked = [reading.stacked(v) for v in values[consts + carries :]]
     body = _lowered(reading, params["jaxpr"])
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -122,10 +158,6 @@ def _cond(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[A
 
 def _lowered(reading: Reading, closed: core.ClosedJaxpr) -> Callable[..., list[Any]]:
     return lambda *values: [reading.lower(out) for out in evaluate(reading, closed, values)]
-
-
-def _stacks(value: Any, length: int) -> bool:
-    return all(leaf.ndim > 0 and leaf.shape[0] == length for leaf in jax.tree.leaves(value))
 
 
 _CALLS: dict[core.Primitive, Rule] = {

@@ -40,9 +40,9 @@ def _operations(jaxpr: core.Jaxpr, repeats: int) -> list[Operation]:
     found: list[Operation] = []
     for eqn in jaxpr.eqns:
         if eqn.primitive in _COUNTS:
-            inputs = tuple(v.aval.shape for v in eqn.invars)
+            inputs = tuple(_shape(v) for v in eqn.invars)
             count = repeats * _COUNTS[eqn.primitive](eqn)
-            found.append(Operation(eqn.primitive.name, inputs, eqn.outvars[0].aval.shape, count))
+            found.append(Operation(eqn.primitive.name, inputs, _shape(eqn.outvars[0]), count))
         bodies = [_operations(body, repeats * eqn.params.get("length", 1)) for body in nested(eqn)]
         if eqn.primitive is prim.cond_p:
             bodies = [max(bodies, key=_total)]
@@ -55,16 +55,20 @@ def _total(operations: list[Operation]) -> int:
     return sum(operation.macs for operation in operations)
 
 
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
+
+
 def _dot_macs(eqn: core.JaxprEqn) -> int:
     (contracting, _), _ = eqn.params["dimension_numbers"]
-    summed = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracting)
-    return math.prod(eqn.outvars[0].aval.shape) * summed
+    summed = math.prod(_shape(eqn.invars[0])[axis] for axis in contracting)
+    return math.prod(_shape(eqn.outvars[0])) * summed
 
 
 def _conv_macs(eqn: core.JaxprEqn) -> int:
-    kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
+    kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
     window = math.prod(kernel) // kernel[numbers.rhs_spec[0]]  # entries that one output sums over
-    return math.prod(eqn.outvars[0].aval.shape) * window
+    return math.prod(_shape(eqn.outvars[0])) * window
 
 
 _COUNTS = {prim.dot_general_p: _dot_macs, prim.conv_general_dilated_p: _conv_macs}

@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend.core import primitives as prim
 
-from jaxcompress.arrays import LowRank, Masked, dense, is_compressed
-from jaxcompress.interpreters.base import Reading, bind, evaluate
+from jaxcompress.arrays import LowRank, Masked, dense, is_compressed, stacked
+from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
 
 
 def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,35 +17,21 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
 
     The model is traced on the dense shapes that the leaves stand for, and its program is then evaluated on the leaves:
     a product or convolution with a `LowRank` kernel runs as two thin ones, and an operation without a rule gets the
-    dense array. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export. Arguments that are
-    no arrays (bools, strings, None, Python numbers) stay what they are.
+    dense array. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export. Arguments that
+    are no arrays (bools, strings, None, Python numbers) stay what they are.
 
     Without a compressed leaf among the arguments `apply` is called directly.
     """
 
     @functools.wraps(apply)
     def lifted(*args: Any, **kwargs: Any) -> Any:
-        leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_compressed)
-        if not any(map(is_compressed, leaves)):
+        if not any(map(is_compressed, jax.tree.leaves((args, kwargs), is_leaf=is_compressed))):
             return apply(*args, **kwargs)
-        traced = [is_compressed(x) or isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves]
-
-        def on_arrays(*arrays: Any) -> Any:
-            source = iter(arrays)
-            filled = [next(source) if move else leaf for leaf, move in zip(leaves, traced, strict=True)]
-            inner_args, inner_kwargs = jax.tree.unflatten(structure, filled)
-            return apply(*inner_args, **inner_kwargs)
-
-        values = [leaf for leaf, move in zip(leaves, traced, strict=True) if move]
-        closed, shape = jax.make_jaxpr(on_arrays, return_shape=True)(*map(_abstract, values))
-        outputs = evaluate(_LIFT, closed, values)
-        return jax.tree.unflatten(jax.tree.structure(shape), [dense(out) for out in outputs])
+        program = trace(apply, args, kwargs, is_compressed)
+        outputs = evaluate(_LIFT, program.closed, program.values)
+        return jax.tree.unflatten(program.outputs, [dense(out) for out in outputs])
 
     return lifted
-
-
-def _abstract(value: Any) -> Any:
-    return jax.ShapeDtypeStruct(value.shape, value.dtype) if is_compressed(value) else value
 
 
 def _dot(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -137,4 +122,5 @@ _LIFT = Reading(
     },
     concerns=lambda values: any(map(is_compressed, values)),
     lower=dense,
+    stacked=stacked,
 )

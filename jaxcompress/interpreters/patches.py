@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import primitives as prim
 
-from jaxcompress.interpreters.base import Reading, evaluate
+from jaxcompress.interpreters.base import Reading, evaluate, trace
 
 
 def patches(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,10 +22,9 @@ def patches(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(function)
-    def on_patches(*args: Any) -> Any:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        outputs = evaluate(_PATCHES, closed, jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+    def on_patches(*args: Any, **kwargs: Any) -> Any:
+        program = trace(function, args, kwargs)
+        return jax.tree.unflatten(program.outputs, evaluate(_PATCHES, program.closed, program.values))
 
     return on_patches
 
@@ -39,7 +38,8 @@ def _conv(reading: Reading, values: Sequence[Array], params: dict[str, Any]) -> 
     numbers = params["dimension_numbers"]
     x = lax.transpose(x, _channels_last(numbers.lhs_spec))
     kernel = lax.transpose(kernel, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
-    x = jnp.pad(x, ((0, 0), *params["padding"], (0, 0)))
+    edges = [(0, 0), *params["padding"], (0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in edges])  # unlike jnp.pad it takes off too
     columns = _windows(x, kernel.shape[:spatial], params["window_strides"], params["rhs_dilation"])
     flat = kernel.reshape(-1, kernel.shape[-1])
     options = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
@@ -69,4 +69,8 @@ def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
 
 
-_PATCHES = Reading(rules={prim.conv_general_dilated_p: _conv}, concerns=lambda _: True, lower=lambda value: value)
+def _same(value: Array) -> Array:
+    return value
+
+
+_PATCHES = Reading(rules={prim.conv_general_dilated_p: _conv}, concerns=lambda _: True, lower=_same, stacked=_same)

@@ -6,7 +6,7 @@ eq. 1). `bits` may be a traced array, so that a sweep over bit widths is one pro
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 
 Axes = tuple[int, ...]
 
@@ -17,7 +17,9 @@ def code_range(bits: Array | int, symmetric: bool) -> tuple[Array, Array]:
     Symmetric codes leave out the most negative value (-127..127 for 8 bits), as integer kernels want of weights;
     asymmetric ones use all 2**bits values (-128..127).
     """
-    half = jnp.exp2(jnp.asarray(bits, jnp.float32) - 1)
+    # Behind the barrier bits are never a constant of the program: XLA would turn the division by a constant range into
+    # a product with its inverse, and the packed weights would differ from the trained ones in the last bit.
+    half = jnp.exp2(lax.optimization_barrier(jnp.asarray(bits, jnp.float32)) - 1)
     return (1 - half if symmetric else -half), half - 1
 
 
@@ -51,10 +53,10 @@ def weight_range(
 
 def quantize(
     values: Float[Array, "..."], scale: Array, zero_point: Array, bits: Array | int, symmetric: bool
-) -> Float[Array, "..."]:
-    """Rounds `values` half to even and returns their integer codes, kept in float."""
+) -> Int8[Array, "..."]:
+    """Rounds `values` half to even and returns their integer codes as int8, which knows no negative zero."""
     smallest, largest = code_range(bits, symmetric)
-    return jnp.clip(jnp.round(values / scale) + zero_point, smallest, largest)
+    return jnp.clip(jnp.round(values / scale) + zero_point, smallest, largest).astype(jnp.int8)
 
 
 def dequantize(codes: Array, scale: Array, zero_point: Array) -> Float[Array, "..."]:
@@ -63,8 +65,8 @@ def dequantize(codes: Array, scale: Array, zero_point: Array) -> Float[Array, ".
 
 
 def straight_through(values: Float[Array, "..."], quantized: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns exactly `quantized` in the forward pass; passes gradients on to `values` (Bengio et al. 2013, arXiv:1308.3432).
+    """Returns exactly `quantized` forwards and passes gradients to `values` (Bengio et al. 2013, arXiv:1308.3432).
 
-    Written ``q + (w - stop_gradient(w))`` since the usual ``w + stop_gradient(q - w)`` rounds: its value differs from q.
+    Written ``q + (w - stop_gradient(w))`` since the usual ``w + stop_gradient(q - w)`` rounds: its value is not q.
     """
     return lax.stop_gradient(quantized) + (values - lax.stop_gradient(values))

@@ -30,7 +30,7 @@ def initial_centroids(
     if initial == "density":
         # Removed entries sort to the end, so that the first `sum(kept)` places are the empirical distribution.
         ordered = jnp.sort(jnp.where(kept, values, jnp.inf))
-        places = (jnp.arange(clusters, dtype=jnp.float32) + 0.5) / clusters * jnp.sum(kept)
+        places = (jnp.arange(clusters, dtype=jnp.float32) + 0.5) / clusters * jnp.sum(kept, dtype=jnp.float32)
         return ordered[places.astype(jnp.int32)]
     if initial == "random":
         if key is None:
@@ -55,9 +55,10 @@ def kmeans(
     """Runs Lloyd's iterations on the `kept` entries of `values` until nothing moves, at most `iterations`.
 
     A cluster that lost its last member keeps its centroid. In one dimension clusters are intervals, so the centroids
-    stay ascending and the assignment is a binary search.
+    stay ascending and the assignment is a binary search. Sums are in float32, since half precision stops counting.
     """
-    weights = kept.astype(values.dtype)
+    dtype, values, centroids = centroids.dtype, values.astype(jnp.float32), centroids.astype(jnp.float32)
+    weights = kept.astype(jnp.float32)
 
     def mean(codes: Array, old: Array) -> Array:
         clusters = old.shape[0]
@@ -75,4 +76,4 @@ def kmeans(
         return i + 1, jnp.sort(mean(assign(values, new), new)), new
 
     state = (jnp.int32(0), centroids, jnp.full_like(centroids, jnp.nan))
-    return lax.while_loop(moved, step, state)[1]
+    return lax.while_loop(moved, step, state)[1].astype(dtype)

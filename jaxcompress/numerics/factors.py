@@ -11,14 +11,15 @@ def truncated_svd(matrix: Float[Array, "m n"], rank: int) -> tuple[Float[Array, 
     The singular values are shared evenly (square root on each side), so that both factors train at the same scale.
     The squared error equals the tail energy, the sum of the squared singular values left out.
     """
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = jnp.linalg.svd(matrix.astype(jnp.float32), full_matrices=False)  # LAPACK knows no half precision
     root = jnp.sqrt(s[:rank])
-    return u[:, :rank] * root, root[:, None] * vt[:rank]
+    return (u[:, :rank] * root[None, :]).astype(matrix.dtype), (root[:, None] * vt[:rank]).astype(matrix.dtype)
 
 
 def energy_rank(matrix: Float[Array, "m n"], energy: float) -> int:
     """Returns the smallest rank whose squared singular values sum to at least `energy` in (0, 1] of the total."""
-    squared = jnp.square(jnp.linalg.svd(matrix, compute_uv=False))
-    total = jnp.sum(squared)
-    enough = jnp.cumsum(squared) >= energy * total * (1 - 1e-6)  # the float sum of all may fall short of the total
-    return int(jnp.argmax(enough)) + 1
+    squared = jnp.square(jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False))
+    if energy == 1:
+        return squared.shape[0]
+    enough = jnp.cumsum(squared) >= energy * jnp.sum(squared)
+    return int(jnp.argmax(enough)) + 1 if bool(enough[-1]) else squared.shape[0]

@@ -6,6 +6,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 
+@jax.jit
 def keep_largest(scores: list[Float[Array, "..."]], count: Int[Array, ""] | int) -> list[Bool[Array, "..."]]:
     """Marks the `count` largest of all `scores` taken together; exactly that many, whatever the ties.
 
@@ -41,16 +42,16 @@ def keep_largest(scores: list[Float[Array, "..."]], count: Int[Array, ""] | int)
 
 
 def kept_count(size: int, sparsity: Float[Array, ""] | float) -> Int[Array, ""]:
-    """Returns how many of `size` entries stay when the fraction `sparsity` in [0, 1] is removed (rounded to nearest)."""
-    removed = jnp.round(jnp.asarray(sparsity, jnp.float32) * size).astype(jnp.int32)
-    return jnp.clip(size - removed, 0, size)
+    """Returns how many of `size` entries stay when the fraction `sparsity` in [0, 1] goes, rounded to nearest.
+
+    A traced sparsity is a float32, so above 2**24 entries the count is that of the nearest float32 product.
+    """
+    if isinstance(sparsity, int | float):
+        return jnp.int32(size - round(sparsity * size))
+    removed = jnp.round(sparsity.astype(jnp.float32) * size).astype(jnp.int32)
+    return jnp.where(sparsity >= 1, 0, jnp.clip(size - removed, 0, size))
 
 
 def _ordered_bits(scores: Float[Array, "..."]) -> Array:
     # float16 and bfloat16 embed in float32 without changing order or ties; abs() turns -0.0 into 0.0.
     return lax.bitcast_convert_type(jnp.abs(scores).astype(jnp.float32), jnp.uint32)
-
-
-def density(mask: Bool[Array, "..."]) -> jax.Array:
-    """Returns the fraction of `mask` that is kept, in [0, 1]."""
-    return jnp.mean(mask, dtype=jnp.float32)

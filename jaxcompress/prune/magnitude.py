@@ -28,25 +28,27 @@ def magnitude(
     """Masks the smallest weights of those whose path matches `pattern`.
 
     `sparsity` is the fraction removed, in [0, 1], a number or a schedule: a number prunes at once and then retrains
-    under a standing mask; a rising schedule prunes gradually (Zhu & Gupta 2017, arXiv:1710.01878). `scope` ranks weights
-    within each array (``layer``) or over all matched arrays together (``global``). The schedule is asked at steps that
-    are a multiple of `every`. Weights are ranked anew only when another count is asked for, by the magnitude that they
-    had when last in use, so weights come back where a schedule loosens. Counts are exact; among equals the earlier
-    entry stays.
+    under a standing mask; a rising schedule prunes gradually (Zhu & Gupta 2017, arXiv:1710.01878). `scope` ranks
+    weights within each array (``layer``) or over all matched arrays together (``global``). The schedule is asked at
+    steps that are a multiple of `every`. Weights are ranked anew only when another count is asked for, by the magnitude
+    that they had when last in use, so weights come back where a schedule loosens. Counts are exact; among equals the
+    earlier entry stays.
 
     Raises ValueError for a sparsity outside [0, 1] (a schedule is asked at its first and last step), an unknown scope,
     and, from `init`, for a pattern without a match.
     """
     schedule = as_schedule(sparsity)
     for step in (0, 2**31 - 1):
-        if not 0.0 <= float(schedule(step)) <= 1.0:
-            raise ValueError(f"sparsity {float(schedule(step)):g} for pattern {pattern!r} is not a fraction in [0, 1]")
+        value = schedule(step)  # traced in a sweep, where it cannot be checked
+        if not isinstance(value, jax.core.Tracer) and not 0.0 <= float(value) <= 1.0:
+            raise ValueError(f"sparsity {float(value):g} for pattern {pattern!r} is not a fraction in [0, 1]")
     if scope not in ("layer", "global"):
         raise ValueError(f"scope {scope!r} for pattern {pattern!r} is not 'layer' or 'global'")
     owner = name or f"magnitude[{pattern}]"
 
     def init(params: Params) -> Params:
-        return update(rewrite(params, pattern, lambda path, leaf: _masked(path, leaf, owner)), 0)
+        wrapped = rewrite(params, pattern, lambda path, leaf: _masked(path, leaf, owner))
+        return params if len(owned(params, owner)) == len(owned(wrapped, owner)) else update(wrapped, 0)
 
     def update(params: Params, step: Array | int, **_: Any) -> Params:
         leaves = owned(params, owner)
@@ -54,29 +56,28 @@ def magnitude(
         masks = iter([mask for group in groups for mask in _ranked(group, schedule(step))])
         return rewrite_owned(params, owner, lambda leaf: replace(leaf, mask=next(masks)))
 
-    return at_every(every, Transform(owner, init, update))
+    return at_every(every, Transform((owner,), init, update))
 
 
 def threshold(pattern: str, quality: float, *, name: str | None = None) -> Transform:
     """Masks the weights below ``quality * std`` of their array (Han et al. 2015, arXiv:1506.02626, section 3).
 
-    The standard deviation is over the weights still in use, so that the same transform with a higher `quality` in a
-    later stage of training prunes iteratively. Pruned once by `init`; the mask then stands. Raises ValueError for a
-    negative `quality`.
+    The standard deviation is over the weights still in use, so that a chain of stages with rising `quality` prunes
+    iteratively. Pruned once by `init`; the mask then stands. Raises ValueError for a negative `quality`.
     """
     if not quality >= 0:
         raise ValueError(f"quality {quality!r} for pattern {pattern!r} is negative; it multiplies a standard deviation")
-    owner = name or f"threshold[{pattern}]"
+    owner = name or f"threshold[{pattern}, {quality:g}]"
 
-    def cut(leaf: Masked) -> Masked:
-        weight = jax.lax.stop_gradient(dense(leaf.weight))
-        return replace(leaf, mask=leaf.mask & (jnp.abs(weight) >= quality * jnp.std(weight, where=leaf.mask)))
+    def cut(path: str, leaf: Any) -> Any:
+        wrapped = _masked(path, leaf, owner)
+        if wrapped is leaf:
+            return leaf
+        weight = jax.lax.stop_gradient(dense(leaf))
+        in_use = leaf.mask if isinstance(leaf, Masked) else wrapped.mask
+        return replace(wrapped, mask=in_use & (jnp.abs(weight) >= quality * jnp.std(weight, where=in_use)))
 
-    def init(params: Params) -> Params:
-        params = rewrite(params, pattern, lambda path, leaf: _masked(path, leaf, owner))
-        return rewrite_owned(params, owner, cut)
-
-    return Transform(owner, init, identity_update)
+    return Transform((owner,), lambda params: rewrite(params, pattern, cut), identity_update)
 
 
 def _masked(path: str, leaf: Any, owner: str) -> Any:

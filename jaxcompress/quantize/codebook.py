@@ -26,9 +26,9 @@ def codebook(
     """Replaces the matched weights by ``2**bits`` shared values each, found by k-means and trained from there.
 
     The assignment is fixed by `init`; a centroid's gradient is the sum over its group (eq. 3). Of a pruned weight only
-    the entries kept are clustered, and the mask stays outermost, since its zeros are no centroid. An array with fewer
-    kept entries than centroids gets one centroid an entry. `initial` places the centroids (``linear``, ``density`` or
-    ``random``; the last needs a `key`, which is folded with each path).
+    the entries kept are clustered, and the mask stays outermost, since its zeros are no centroid. No array gets more
+    centroids than it has kept entries. `initial` places the centroids (``linear``, ``density`` or ``random``; the last
+    needs a `key`, which is folded with each path).
 
     Raises ValueError for `bits` outside 1..8, a missing key, a leaf that is already shared or factorized, and, from
     `init`, for a pattern without a match.
@@ -51,7 +51,7 @@ def codebook(
             raise ValueError(f"{path} is {type(leaf).__name__}; only plain or masked weights can share a codebook")
         return _shared(leaf, jnp.ones(leaf.shape, bool), bits, initial, leaf_key, owner)
 
-    return Transform(owner, lambda params: rewrite(params, pattern, wrap), identity_update)
+    return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)
 
 
 def _shared(
@@ -67,6 +67,7 @@ def _cluster(
     values: Array, kept: Array, clusters: int, initial: codebooks.Initial, key: Array | None
 ) -> tuple[Array, Array]:
     start = codebooks.initial_centroids(values, kept, clusters, initial, key)
+    start = jnp.where(jnp.any(kept), start, jnp.zeros((), start.dtype))  # a wholly pruned array has nothing to share
     centroids = codebooks.kmeans(values, kept, start)
     # A removed entry means zero by its mask whatever its code; code 0 keeps equal leaves equal in every bit.
     return jnp.where(kept, codebooks.assign(values, centroids), 0), centroids

@@ -47,4 +47,4 @@ def weights(
             axes = tuple(axis for axis in axes if axis != channel_axis)
         return FakeQuantized(leaf, jnp.int32(bits), axes, symmetric, owner)
 
-    return Transform(owner, lambda params: rewrite(params, pattern, wrap), identity_update)
+    return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)

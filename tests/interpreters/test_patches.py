@@ -45,7 +45,9 @@ def test_patches_equal_native_convolutions_over_two_axes(strides, padding, dilat
     assert_same_values_and_gradients(convolve, data(2, 7, 8, 3), data(3, 2, 3, 4))
 
 
-@pytest.mark.parametrize("strides, padding, dilation", itertools.product(((1,), (3,)), ("SAME", "VALID"), ((1,), (2,))))
+@pytest.mark.parametrize(
+    "strides, padding, dilation", list(itertools.product(((1,), (3,)), ("SAME", "VALID"), ((1,), (2,))))
+)
 def test_patches_equal_native_convolutions_over_one_axis(strides, padding, dilation):
     convolve = convolution(strides, padding, dilation, LAYOUTS[1])
     assert_same_values_and_gradients(convolve, data(2, 9, 3), data(3, 3, 4))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxcompress.numerics.factors import energy_rank, truncated_svd
 
 SEEDS = st.integers(0, 2**32 - 1)
-SHAPES = st.sampled_from([(5, 9), (9, 5), (6, 6), (1, 4), (4, 1)])
+SHAPES = st.sampled_from([(4, 7), (6, 3), (1, 4)])
 truncate = jax.jit(truncated_svd, static_argnums=1)
 
 

@@ -15,7 +15,7 @@ from jaxcompress.quantize import codebook, weights
 torch = pytest.importorskip("torch", reason="pip install 'jaxcompress[peers]'")
 torch_prune = pytest.importorskip("torch.nn.utils.prune")
 
-AMOUNTS = [0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 1.0]
+AMOUNTS = [0.0, 0.1, 0.3, 0.5, 0.9, 0.99, 1.0]
 
 
 def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +42,7 @@ def gradient(leaf, upstream: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_layer_wise_masks_are_those_of_l1_unstructured(amount):
-    for shape in [(12, 7), (5, 3, 3, 2), (30,)]:
+    for shape in [(12, 7), (5, 3, 3, 2)]:
         weight = gaussian(*shape)
         theirs = torch_prune.l1_unstructured(module(weight), "weight", amount)
         ours = magnitude("w", amount).init({"w": jnp.asarray(weight)})["w"]

@@ -51,7 +51,7 @@ def test_among_equals_the_earlier_entry_stays():
     np.testing.assert_array_equal(mask, [True, False, False])
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 999), st.floats(0, 1, width=32))
 def test_counts_are_exact(seed, sparsity):
     params = weights((3, 4), (8,), seed=seed)

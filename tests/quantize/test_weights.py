@@ -65,7 +65,7 @@ def test_as_many_values_as_bits_allow_within_half_a_scale(bits, granularity, sym
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize(("granularity", "symmetric"), CASES)
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=6)
 @given(KERNELS)
 def test_packing_changes_no_bit(bits, granularity, symmetric, kernel):
     leaf = weights("w", bits, granularity=granularity, symmetric=symmetric).init({"w": jnp.asarray(kernel)})["w"]
@@ -76,7 +76,7 @@ def test_packing_changes_no_bit(bits, granularity, symmetric, kernel):
     assert same_bits(dense_jit(leaf), seen) and same_bits(dense_jit(packed), seen)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize(("granularity", "symmetric"), CASES)
 def test_packing_changes_no_bit_of_what_a_program_with_constant_bits_sees(bits, granularity, symmetric):
     # A program that closes over the leaf knows `bits`, and a compiler may then multiply where it was told to divide.

@@ -1,0 +1,90 @@
+"""Times variants against each other on a machine that others use too.
+
+Its speed drifts, so times of different minutes do not compare. Variants therefore take turns, in rounds of shuffled
+order, and a row is the median over rounds of the ratio within a round.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+PAUSE = 0.01  # seconds before a measurement, in which the threads of the variant before stop spinning
+
+Milliseconds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Says how much is measured: rounds, batch size, steps in a scan, and the shapes of the weights to mask.
+
+    `calls` is how many of the shortest steps, those of LeNet-300-100, make one measurement.
+    """
+
+    rounds: int = 15
+    batch: int = 100
+    calls: int = 10
+    scanned: int = 3
+    weights: tuple[tuple[int, ...], ...] = ((784, 300), (3, 3, 512, 512))
+
+
+QUICK = Effort(rounds=3, batch=10, calls=1, scanned=2, weights=((30, 20), (3, 3, 8, 8)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Compares the time of `variant` with that of `against`: median and quartiles of the ratio within a round.
+
+    `difference` says how far the variant's result is from what it has to equal: in the loss, or in mask entries.
+    """
+
+    subject: str
+    variant: str
+    against: str
+    ratio: float
+    low: float
+    high: float
+    milliseconds: float
+    against_milliseconds: float
+    difference: float
+
+
+class Report(NamedTuple):
+    """Holds the rows, and a line for what could not be measured here."""
+
+    rows: list[Row]
+    notes: list[str]
+
+
+def race(variants: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 1) -> Milliseconds:
+    """Times every variant once a round, `calls` calls at a time; returns milliseconds a call, shape (rounds,)."""
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds are too few; a ratio needs at least 1")
+    for call in variants.values():
+        jax.block_until_ready(call())  # compiles
+    names, shuffle = list(variants), random.Random(0).shuffle
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        shuffle(names)
+        for name in names:
+            times[name].append(_measured(variants[name], calls))
+    return {name: np.array(found) for name, found in times.items()}
+
+
+def row(subject: str, times: Milliseconds, variant: str, against: str, difference: float) -> Row:
+    """Makes the row of two variants of a race."""
+    low, ratio, high = np.percentile(times[variant] / times[against], [25, 50, 75]).tolist()
+    milliseconds, against_milliseconds = (float(np.median(times[name])) for name in (variant, against))
+    return Row(subject, variant, against, ratio, low, high, milliseconds, against_milliseconds, difference)
+
+
+def _measured(call: Callable[[], Any], calls: int) -> float:
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    for _ in range(calls):
+        jax.block_until_ready(call())
+    return 1e3 * (time.perf_counter() - start) / calls

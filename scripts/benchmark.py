@@ -1,0 +1,101 @@
+"""Measures what techniques cost in time on this machine: ratios of variants that took turns, with their spread."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import jax
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments import benchmarks, cli
+from experiments.benchmarks import peer
+from experiments.environment import environment, processor
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every benchmark takes."""
+
+    rounds: int | None = None
+    """how often the variants take turns; 15 by default"""
+    quick: bool = False
+    """three rounds of small sizes, to see that it runs; the times say nothing"""
+    json: pathlib.Path | None = None
+    """also write the rows and the machine as JSON here"""
+
+
+Flat = Annotated[Options, tyro.conf.arg(name="")]
+
+
+def train_step(options: Flat) -> None:
+    """Times a training step of both LeNets: each technique : dense, patches : native convolution, ours : PyTorch's."""
+    _report("A training step, batch of {batch}", benchmarks.train_step, options)
+
+
+def masks(options: Flat) -> None:
+    """Times the update of an exact mask: by sort and by argsort : by bisection, and an update : a training step."""
+    _report("A mask update, 90 % removed", benchmarks.mask_update, options)
+
+
+def main() -> None:
+    """Runs the command line."""
+    with cli.ending():
+        tyro.extras.subcommand_cli_from_dict({"train-step": train_step, "masks": masks}, description=__doc__)
+
+
+def _report(title: str, measure: Callable[[benchmarks.Effort], benchmarks.Report], options: Options) -> None:
+    effort = benchmarks.QUICK if options.quick else benchmarks.Effort()
+    if options.rounds is not None:
+        effort = replace(effort, rounds=options.rounds)
+    machine = _machine()
+    print("\n".join(f"{name:<10}{value}" for name, value in machine.items()))
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        print(
+            "The machine is busy: ratios between programs that use threads differently (PyTorch, a sort) shift with it."
+        )
+    report = measure(effort)
+    _show(title.format(batch=effort.batch), effort, report)
+    if options.json is not None:
+        found = {"machine": machine, "environment": environment(), "effort": asdict(effort)}
+        rows = [asdict(row) for row in report.rows]
+        options.json.write_text(json.dumps(found | {"rows": rows, "notes": report.notes}, indent=2) + "\n")
+
+
+def _machine() -> dict[str, Any]:
+    packages = ("jax", "jaxlib", "flax", "optax", *(("torch",) if peer.installed() else ()))
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": ", ".join(f"{load:.1f}" for load in os.getloadavg()) + " over 1, 5 and 15 minutes",
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+    }
+
+
+def _show(title: str, effort: benchmarks.Effort, report: benchmarks.Report) -> None:
+    print(f"\n{title}: ratios are medians of {effort.rounds} rounds; differs: from the result it has to equal")
+    groups = {(row.subject, row.against): [] for row in report.rows}
+    for row in report.rows:
+        groups[row.subject, row.against].append(row)
+    for (subject, against), rows in groups.items():
+        grid = Table(subject, box=box.SIMPLE)
+        for name in ("ratio", "25-75 %", "ms", "differs"):
+            grid.add_column(name, justify="right", no_wrap=True)
+        grid.add_row(against, "1", "", f"{rows[0].against_milliseconds:.2f}", "", style="dim")
+        for row in rows:
+            spread, differs = f"{row.low:.2f}-{row.high:.2f}", f"{row.difference:.1g}"
+            grid.add_row(row.variant, f"{row.ratio:.2f}", spread, f"{row.milliseconds:.2f}", differs)
+        Console().print(grid)
+    for note in report.notes:
+        print(note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Configuration becomes the objects that it names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import build, config, runs
+from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax promotes integers, in its schedules and in Adam."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+DIGITS = config.Data("digits", 200, limit=20)
+
+
+def experiment(model=None, seed=0):
+    return config.Experiment(DIGITS, model or config.MLP((16,)), (config.Stage("s", 1),), seed)
+
+
+def recipe(*techniques, seed=0, epoch_steps=10):
+    return build.recipe(config.Stage("s", 1, recipe=techniques), epoch_steps, seed)
+
+
+def kernel():
+    return {"fc1": {"kernel": jax.random.normal(jax.random.key(1), (8, 6))}}
+
+
+def rate_at(spec, steps, step):
+    """The learning rate of plain gradient descent is what a unit gradient moves a weight by."""
+    optimiser = build.optimiser(spec, steps)
+    state = optimiser.init(jnp.zeros(1))
+    update = jnp.zeros(1)
+    for _ in range(step + 1):
+        update, state = optimiser.update(jnp.ones(1), state, jnp.zeros(1))
+    return float(-update[0])
+
+
+def test_initial_parameters_are_those_of_the_seed_alone():
+    data = runs.dataset(DIGITS, None)
+    one, same, other = (build.initial_params(experiment(seed=seed), data) for seed in (0, 0, 1))
+    assert one["fc1"]["kernel"].shape == (64, 16) and one["fc2"]["kernel"].shape == (16, 10)
+    np.testing.assert_array_equal(one["fc1"]["kernel"], same["fc1"]["kernel"])
+    assert np.all(np.asarray(one["fc1"]["kernel"]) != np.asarray(other["fc1"]["kernel"]))
+
+
+def test_keys_of_purposes_and_seeds_differ():
+    keys = [build.seed_key(seed, purpose) for seed in (0, 1) for purpose in ("init", "stage 1", "stage 2")]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 6
+
+
+def test_bytes_and_scaled_images_have_the_same_logits():
+    data = runs.dataset(DIGITS, None)
+    logits = build.predictor(config.MLP((16,)), data.classes)
+    params = build.initial_params(experiment(), data)
+    images = jnp.asarray(data.test.images)
+    np.testing.assert_array_equal(logits(params, images), logits(params, build.scaled(images)))
+    assert build.scaled(images).dtype == jnp.float32 and float(build.scaled(images).max()) <= 1
+
+
+def test_dropout_acts_in_training_alone_and_follows_its_key():
+    data = runs.dataset(DIGITS, None)
+    spec = config.MLP((16,), 0.5)
+    params = build.initial_params(experiment(spec), data)
+    images = jnp.asarray(data.train.images)
+    train, one, two = build.trainer(spec, 10), jax.random.key(1), jax.random.key(2)
+    np.testing.assert_array_equal(train(params, images, one), train(params, images, one))
+    assert np.any(np.asarray(train(params, images, one)) != np.asarray(train(params, images, two)))
+    dry = build.trainer(config.MLP((16,)), 10)(params, images, one)
+    np.testing.assert_allclose(dry, build.predictor(spec, 10)(params, images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_loss_and_gradient_on_patches_equal_the_native_ones():
+    spec = config.LeNet5()
+    images = jax.random.randint(jax.random.key(0), (4, 28, 28, 1), 0, 256).astype(jnp.uint8)
+    labels = jnp.arange(4)
+    params = build.model(spec, 10).init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))["params"]
+
+    def loss(logits):
+        return lambda p: optax.softmax_cross_entropy_with_integer_labels(logits(p), labels).mean()
+
+    on_patches = loss(lambda p: build.trainer(spec, 10)(p, images, jax.random.key(2)))
+    native = loss(lambda p: build.predictor(spec, 10)(p, images))
+    (a, grad_a), (b, grad_b) = (jax.jit(jax.value_and_grad(f))(params) for f in (on_patches, native))
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6), grad_a, grad_b)
+
+
+def test_learning_rates_decay_to_zero_at_the_end_of_the_stage():
+    def rates(decay):
+        spec = config.Optimiser("sgd", 0.1, decay, momentum=0.0)
+        return [rate_at(spec, 10, step) for step in (0, 5, 10)]
+
+    np.testing.assert_allclose(rates("constant"), [0.1, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(rates("linear"), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(rates("cosine"), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8)
+
+
+def test_weight_decay_is_l2_for_sgd_and_decoupled_for_adam():
+    weight, gradient = jnp.array([2.0]), jnp.zeros(1)
+    for name, expected in (("sgd", -0.1 * 0.01 * 2.0), ("adam", -0.1 * 0.01 * 2.0)):
+        optimiser = build.optimiser(config.Optimiser(name, 0.1, "constant", weight_decay=0.01), 10)
+        update, _ = optimiser.update(gradient, optimiser.init(weight), weight)
+        np.testing.assert_allclose(update, [expected], rtol=1e-5)
+    adam = build.optimiser(config.Optimiser("adam", 0.1, "constant"), 10)
+    update, _ = adam.update(jnp.array([7.0]), adam.init(weight), weight)
+    np.testing.assert_allclose(update, [-0.1], rtol=1e-3)  # Adam's first step is the learning rate
+
+
+def test_recipe_wraps_in_order():
+    techniques = (
+        config.SVD("fc1/kernel", rank=2),
+        config.Magnitude("fc1/kernel/u", 0.5),
+        config.Weights("fc1/kernel/v", 4),
+    )
+    leaf = recipe(*techniques).init(kernel())["fc1"]["kernel"]
+    assert isinstance(leaf, LowRank) and isinstance(leaf.u, Masked) and isinstance(leaf.v, FakeQuantized)
+    assert leaf.rank == 2 and int(leaf.v.bits) == 4 and int(leaf.u.mask.sum()) == 8
+
+
+def test_recipe_knows_threshold_and_codebook():
+    assert isinstance(recipe(config.Threshold("fc1/kernel", 1.0)).init(kernel())["fc1"]["kernel"], Masked)
+    for initial in ("linear", "density", "random"):
+        leaf = recipe(config.Codebook("fc1/kernel", 2, initial)).init(kernel())["fc1"]["kernel"]
+        assert isinstance(leaf, Clustered) and leaf.centroids.shape == (4,)
+
+
+def test_ramp_counts_in_epochs():
+    ramp = config.Ramp(end=2.0, begin=1.0, initial=0.0, shape="linear")
+    transform = recipe(config.Magnitude("fc1/kernel", 0.5, ramp, every=5), epoch_steps=10)
+    params, update = transform.init(kernel()), jax.jit(transform.update)
+    removed = []
+    for step in range(1, 31):
+        params = update(params, step)
+        removed.append(int((~params["fc1"]["kernel"].mask).sum()))
+    assert removed[8] == removed[9] == 0  # until the end of epoch 1
+    assert removed[14] == 12 and removed[19] == removed[29] == 24  # half way, and from the end of epoch 2 on
+
+
+def test_random_codebook_follows_the_seed():
+    spec = config.Codebook("fc1/kernel", 2, "random")
+    one, same, other = (recipe(spec, seed=s).init(kernel())["fc1"]["kernel"].centroids for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.any(np.asarray(one) != np.asarray(other))
+
+
+def test_images_too_small_for_the_model_are_refused():
+    with pytest.raises(ValueError):
+        build.initial_params(experiment(config.LeNet5()), runs.dataset(DIGITS, None))

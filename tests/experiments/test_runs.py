@@ -1,0 +1,275 @@
+"""Runs are done once, branch from their trunk, and go on after any interruption to the same bits."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+import jaxcompress as jc
+from experiments import build, config, data, evaluate, runs
+from experiments.config import MLP, Codebook, Data, Distill, Experiment, Magnitude, Optimiser, Ramp, Stage, Weights
+from jaxcompress.arrays import Masked
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax promotes integers, in its schedules and in Adam."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SGD = Optimiser("sgd", 0.1)
+DENSE = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 2, 50, SGD),))
+PRUNE = Magnitude("fc1/kernel", 0.7, Ramp(1.5), every=5)
+PRUNED = replace(DENSE, stages=(*DENSE.stages, Stage("pruned", 2, 50, SGD, (PRUNE,))))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """Settings of runs that tests share: what is there already is not trained again."""
+    return runs.Settings(tmp_path_factory.getbasetemp() / "shared" / "runs", None, "disabled")
+
+
+def stage(**changes):
+    return replace(DENSE, stages=(replace(DENSE.stages[0], **changes),))
+
+
+def rows(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+# What a run leaves.
+
+
+def test_run_leaves_what_it_promises(shared):
+    run = runs.run(PRUNED, shared)
+    metrics = run.metrics
+    assert run.experiment == PRUNED and run.finished
+    assert run.packed_file.stat().st_size == metrics["bytes"]
+    assert metrics["params_sha256"] == runs.digest(run.params()) == rows(run)[-1]["sha256"]
+    assert metrics["error"] + metrics["accuracy"] == pytest.approx(100)
+    assert metrics["macs"] == metrics["dense_macs"] == 64 * 16 + 16 * 10
+    assert metrics["parameters"] < metrics["dense_parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert json.loads((run.folder / "ledger.json").read_text())["packed_bytes"] == metrics["bytes"]
+    assert f"{metrics['bytes']:,}" in (run.folder / "ledger.txt").read_text()
+    for name in ("curves.png", "confusion.png"):
+        assert (run.folder / name).read_bytes().startswith(b"\x89PNG")
+    assert not (run.folder / "checkpoint").exists() and not list(run.folder.glob("*partial*"))
+
+
+def test_packed_file_holds_the_model_that_was_measured(shared):
+    run = runs.run(PRUNED, shared)
+    leaf = run.params()["fc1"]["kernel"]
+    assert isinstance(leaf, Masked) and int((~leaf.mask).sum()) == round(0.7 * 64 * 16)
+    restored = jc.export.load(run.packed_file)
+    digits = runs.dataset(PRUNED.data, None)
+    outputs = evaluate.predict(build.predictor(PRUNED.model, 10), restored, digits.test.images)
+    assert evaluate.quality(outputs, digits.test.labels).error == run.metrics["error"]
+
+
+def test_rows_count_epochs_and_steps(shared):
+    found = rows(runs.run(PRUNED, shared))
+    assert [row["epoch"] for row in found] == [1, 2]
+    assert [row["step"] for row in found] == [24, 48]  # 1237 examples in batches of 50
+    assert all(row["loss"] > 0 and 0 <= row["validation_error"] <= 100 for row in found)
+
+
+def test_finished_run_is_returned_untouched(shared):
+    run = runs.run(PRUNED, shared)
+    before = stamps(run.folder)
+    again = runs.run(PRUNED, shared._replace(progress=lambda *_: pytest.fail("trained again")))
+    assert again.folder == run.folder and stamps(run.folder) == before
+
+
+def test_branch_shares_its_trunk(shared):
+    trunk = runs.run(DENSE, shared)
+    before = stamps(trunk.folder)
+    trained = []
+    branch = replace(DENSE, stages=(*DENSE.stages, Stage("other", 1, 50, SGD)))
+    run = runs.run(branch, shared._replace(progress=lambda _, total, text: trained.append(text)))
+    assert stamps(trunk.folder) == before
+    assert len(trained) == 1 and trained[0].startswith(run.folder.name)
+
+
+def test_run_starts_from_its_trunk(shared):
+    run = runs.run(replace(DENSE, stages=(*DENSE.stages, Stage("nothing", 0, 50))), shared)
+    assert rows(run) == []
+    assert run.metrics["params_sha256"] == runs.run(DENSE, shared).metrics["params_sha256"]
+
+
+def test_seeds_are_other_runs(shared):
+    one, two = (runs.locate(replace(DENSE, seed=seed), shared.root).folder for seed in (0, 1))
+    assert one != two and one.name.startswith("dense-")
+
+
+def test_unfinished_and_foreign_folders_are_told_apart(tmp_path):
+    with pytest.raises(ValueError, match="is not finished"):
+        _ = runs.Run(tmp_path).metrics
+    with pytest.raises(ValueError, match=r"is not a run: it has no config\.yaml"):
+        _ = runs.Run(tmp_path).experiment
+
+
+# Which parameters a stage hands on.
+
+
+def test_best_validation_hands_on_the_first_epoch_of_least_error(shared):
+    noisy = stage(name="best", epochs=6, optimiser=Optimiser("sgd", 2.0, "constant"), select="best-validation")
+    run = runs.run(noisy, shared)
+    errors = [row["validation_error"] for row in rows(run)]
+    best = errors.index(min(errors))
+    assert best < 5  # else this test says nothing
+    assert run.metrics["params_sha256"] == rows(run)[best]["sha256"]
+
+
+def test_without_validation_examples_the_last_epoch_is_handed_on(shared):
+    run = runs.run(replace(DENSE, data=Data("digits", 0, limit=100)), shared)
+    assert [row["validation_error"] for row in rows(run)] == [None, None]
+    assert run.metrics["params_sha256"] == rows(run)[-1]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        (stage(select="best-validation", recipe=(PRUNE,)), "raises its sparsity"),
+        (stage(batch=5000), "batches of 5000; there are 1237"),
+        (stage(batch=0), "batches of 0"),
+        (replace(stage(select="best-validation"), data=Data("digits", 0)), "no examples are held out"),
+        (stage(distill=Distill(replace(DENSE, data=Data("digits", 100)))), "teacher is trained on"),
+        (stage(recipe=(Weights("fc9/kernel", 4),)), "matches no parameter"),
+        (stage(recipe=(Magnitude("fc1/kernel", 1.5),)), "1.5"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(experiment, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        runs.run(experiment, runs.Settings(tmp_path, None, "disabled"))
+
+
+def test_diverged_run_is_not_finished(tmp_path):
+    experiment = stage(optimiser=Optimiser("sgd", 1e30))
+    with pytest.raises(FloatingPointError):
+        runs.run(experiment, runs.Settings(tmp_path, None, "disabled"))
+    assert not runs.locate(experiment, tmp_path).finished
+
+
+def test_student_learns_from_a_teacher_that_is_trained_once(shared):
+    teacher = replace(DENSE, model=MLP((20,)), stages=(Stage("teacher", 1, 50, SGD),))
+    run = runs.run(stage(name="student", epochs=1, distill=Distill(teacher)), shared)
+    assert runs.locate(teacher, shared.root).finished
+    assert rows(run)[0]["loss"] > 0
+
+
+# Going on after an interruption.
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(last, seen):
+    def progress(done, total, text):
+        seen.append(done)
+        if done == last:
+            raise Stopped
+
+    return progress
+
+
+RECIPE = (Magnitude("fc1/kernel", 0.6, Ramp(3.0), every=7), Weights("fc2/kernel", 4), Codebook("fc./bias", 2))
+RESUMED = {
+    "last": replace(DENSE, model=MLP((16,), 0.2), stages=(Stage("resumed", 5, 50, Optimiser("adam"), recipe=RECIPE),)),
+    "best-validation": stage(
+        name="best", epochs=6, optimiser=Optimiser("sgd", 2.0, "constant"), select="best-validation"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_interrupted_run_goes_on_to_the_same_bits(name, shared, tmp_path):
+    whole = runs.run(RESUMED[name], shared)
+    first, second = [], []
+    settings = runs.Settings(tmp_path, None, "disabled", 0.0, stop_at(4, first))
+    with pytest.raises(Stopped):
+        runs.run(RESUMED[name], settings)
+    interrupted = runs.locate(RESUMED[name], tmp_path)
+    assert not interrupted.finished and first == [1, 2, 3, 4]
+    resumed = runs.run(RESUMED[name], settings._replace(progress=stop_at(None, second)))
+    assert second[0] in (3, 4)  # from a checkpoint, not from the start
+    for file in ("metrics.json", "metrics.jsonl", "model.jcpk", "structure.json", "ledger.json", "config.yaml"):
+        assert (resumed.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
+
+
+def test_first_of_equal_epochs_is_handed_on_after_an_interruption(tmp_path):
+    """Thirds are rounded upwards in float32: an error that a checkpoint shortened would lose against its equal."""
+    still = Optimiser("sgd", 1e-7, "constant")  # moves the biases' bits and no guess
+    params = build.initial_params(DENSE, runs.dataset(DENSE.data, None))
+    for held_out in range(150, 200):
+        split = data.load("digits", validation=held_out).validation
+        error = evaluate.error_rate(build.predictor(DENSE.model, 10), params, split)
+        if float(np.float32(error)) > error:
+            break
+    given = replace(stage(name="still", epochs=4, optimiser=still, select="best-validation"))
+    experiment = replace(given, data=Data("digits", held_out))
+    settings = runs.Settings(tmp_path, None, "disabled", 0.0, stop_at(3, []))
+    with pytest.raises(Stopped):
+        runs.run(experiment, settings)
+    run = runs.run(experiment, settings._replace(progress=stop_at(None, [])))
+    found = rows(run)
+    assert {row["validation_error"] for row in found} == {error}
+    assert len({row["sha256"] for row in found}) == 4  # else this test says nothing
+    assert run.metrics["params_sha256"] == found[0]["sha256"]
+
+
+def test_half_a_line_is_trained_again(shared, tmp_path):
+    settings = runs.Settings(tmp_path, None, "disabled", 1e9, stop_at(1, []))
+    with pytest.raises(Stopped):
+        runs.run(DENSE, settings)
+    lines = runs.locate(DENSE, tmp_path).folder / "metrics.jsonl"
+    lines.write_text(lines.read_text() + '{"epoch": 2, "lo')
+    run = runs.run(DENSE, settings._replace(progress=stop_at(None, [])))
+    assert rows(run) == rows(runs.run(DENSE, shared))
+
+
+def test_run_killed_for_real_goes_on_to_the_same_bits(shared, tmp_path):
+    experiment = stage(name="killed", epochs=40, recipe=(PRUNE,))
+    row = {"row": "r", "metric": "error", "experiment": "e", "stage": "killed"}
+    table = {"paper": "p", "table": "t", "seeds": 1, "experiments": {"e": config.to_plain(experiment)}, "rows": [row]}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), str(tmp_path / "table.yaml")]
+    command += ["--out", str(tmp_path / "out"), "--wandb", "disabled", "--checkpoint-seconds", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    run = runs.locate(experiment, tmp_path / "out" / "runs")
+    lines, deadline = run.folder / "metrics.jsonl", time.monotonic() + 120
+
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL and not run.finished
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole = runs.run(experiment, shared)
+    assert run.metrics == whole.metrics
+    assert {"params_sha256", "logits_sha256", "error"} <= run.metrics.keys()
+    assert rows(run) == rows(whole) and len(rows(run)) == 40
+
+
+def test_digest_sees_every_bit():
+    params = {"a": jax.numpy.ones(3), "b": jax.numpy.zeros(2)}
+    assert runs.digest(params) == runs.digest(jax.tree.map(lambda x: x + 0, params))
+    assert runs.digest(params) != runs.digest({**params, "b": -params["b"]})

@@ -1,0 +1,167 @@
+"""Tables compare the paper's numbers with runs, whose folders are written here by hand."""
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from experiments import runs, tables
+from experiments.config import MLP, Data, Experiment, Row, Stage, Table
+
+EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 1), Stage("pruned", 1)))
+METRICS = {
+    "error": 2.0, "accuracy": 98.0, "precision": 0.9, "recall": 0.8, "f1": 0.85, "bytes": 1000, "rate": 4.0,
+    "parameters": 250, "dense_parameters": 1000, "macs": 1184,
+}  # fmt: skip
+LEAF = {
+    "path": "fc1/kernel", "kind": "Masked(Clustered 4)", "parameters": 100, "nonzero": 20, "dense_bytes": 400,
+    "packed_bytes": 41,
+    "streams": {"mask:relative-huffman": 15, "codes:huffman": 10, "values:raw": 16},
+    "alternatives": {"mask:relative": 20, "mask:bitmask": 13, "codes:fixed": 12},
+}  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return runs.Settings(tmp_path / "runs", None, "disabled", progress=lambda *_: pytest.fail("trained"))
+
+
+def finished(settings, stage="pruned", seed=0, **metrics):
+    """Writes the folder of a finished run, so that none is trained."""
+    folder = runs.locate(replace(EXPERIMENT.until(stage), seed=seed), settings.root).folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(METRICS | metrics))
+    (folder / "ledger.json").write_text(json.dumps({"entries": [LEAF]}))
+
+
+def row(metric="error", **changes):
+    return Row("a row", metric, "one", "pruned", **changes)
+
+
+def table(*rows):
+    return Table("a paper", "a table", {"one": EXPERIMENT}, rows, differs="the data")
+
+
+@pytest.mark.parametrize(
+    ("paper", "tolerance", "better", "verdict"),
+    [
+        (None, 0.0, "lower", ""),
+        (2.0, 0.0, "lower", "reproduced"),
+        (2.1, 0.1, "lower", "reproduced"),
+        (1.9, 0.1, "lower", "reproduced"),
+        (1.9, 0.1, "higher", "reproduced"),
+        (1.8, 0.1, "lower", "worse"),
+        (2.2, 0.1, "lower", "better"),
+        (1.8, 0.1, "higher", "better"),
+        (2.2, 0.1, "higher", "worse"),
+        (0.0, 0.0, "lower", "worse"),
+    ],
+)
+def test_verdict(settings, paper, tolerance, better, verdict):
+    finished(settings)
+    wanted = row(paper=paper, tolerance=tolerance, better=better)
+    (result,) = tables.reproduce(table(wanted), settings, 1)
+    assert result.verdict == verdict
+    assert result.difference == (None if paper is None else pytest.approx(2.0 - paper))
+
+
+def test_spread_is_the_sample_standard_deviation(settings):
+    errors = [2.0, 3.0, 7.0]
+    for seed, error in enumerate(errors):
+        finished(settings, seed=seed, error=error)
+    (result,) = tables.reproduce(table(row()), settings, 3)
+    assert (result.mean, result.n, result.values) == (4.0, 3, (2.0, 3.0, 7.0))
+    assert result.std == pytest.approx(statistics.stdev(errors)) == pytest.approx(7**0.5)
+    assert len(set(result.runs)) == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [*((name, METRICS[name]) for name in METRICS if name != "dense_parameters"), ("parameter rate", 4.0)],
+)
+def test_every_metric_of_a_model_is_read(settings, metric, value):
+    finished(settings)
+    assert tables.reproduce(table(row(metric)), settings, 1)[0].mean == value
+
+
+def test_every_metric_of_a_model_is_tested():
+    assert set(tables.METRICS) == {*METRICS, "parameter rate"} - {"dense_parameters"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("weights", 100),
+        ("weights %", 20.0),
+        ("weight bits P+Q", 8 * 12 / 20),
+        ("weight bits P+Q+H", 8 * 10 / 20),
+        ("index bits P+Q", 8 * 20 / 20),
+        ("index bits P+Q+H", 8 * 15 / 20),
+        ("rate P+Q %", 100 * (12 + 20 + 16) / 400),
+        ("rate P+Q+H %", 100 * (10 + 15 + 16) / 400),
+    ],
+)
+def test_every_metric_of_a_leaf_by_hand(settings, metric, value):
+    finished(settings)
+    (result,) = tables.reproduce(table(row(metric, leaf="fc1/kernel")), settings, 1)
+    assert result.mean == pytest.approx(value)
+
+
+def test_rows_are_of_their_stage(settings):
+    finished(settings, "dense", error=1.0)
+    finished(settings, "pruned", error=5.0)
+    results = tables.reproduce(table(row(), replace(row(), stage="dense")), settings, 1)
+    assert [result.mean for result in results] == [5.0, 1.0]
+
+
+def test_unknown_metric_is_refused_before_any_run(settings):
+    with pytest.raises(ValueError, match=r"row 'a row': unknown metric 'eror' \(did you mean 'error'\?\)"):
+        tables.reproduce(table(row("eror")), settings, 1)
+    with pytest.raises(ValueError, match="unknown metric 'error'"):
+        tables.reproduce(table(row("error", leaf="fc1/kernel")), settings, 1)
+
+
+def test_unknown_leaf_is_refused_with_those_there_are(settings):
+    finished(settings)
+    with pytest.raises(ValueError, match=r"no leaf 'fc1/kernl' \(did you mean 'fc1/kernel'\?\)"):
+        tables.reproduce(table(row("weights", leaf="fc1/kernl")), settings, 1)
+
+
+def test_coding_that_a_leaf_lacks_is_named(settings, monkeypatch):
+    monkeypatch.setitem(LEAF, "alternatives", {})
+    finished(settings)
+    with pytest.raises(ValueError, match="fc1/kernel of kind .* has no codes:fixed"):
+        tables.reproduce(table(row("weight bits P+Q", leaf="fc1/kernel")), settings, 1)
+
+
+def test_markdown_json_and_picture_are_written(settings, tmp_path):
+    for seed in (0, 1):
+        finished(settings, seed=seed, error=2.0 + seed)
+    wanted = table(row(paper=3.0, tolerance=1.0), row("bytes"))
+    results = tables.reproduce(wanted, settings, 2)
+    text, data, picture = tables.write(wanted, results, tmp_path / "tables", "name")
+    assert [path.name for path in (text, data, picture)] == ["name.md", "name.json", "name.png"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    lines = text.read_text().splitlines()
+    assert "| a row | error | 3.00 | 2.50 ± 0.71 | 2 | -0.50 | reproduced |" in lines
+    assert "| a row | bytes |  | 1,000 ± 0 | 2 |  |  |" in lines
+    assert "the data" in text.read_text()
+    first = json.loads(data.read_text())["rows"][0]
+    assert first.items() >= {"row": "a row", "metric": "error", "paper": 3.0, "mean": 2.5, "n": 2}.items()
+    assert first["verdict"] == "reproduced" and first["std"] == pytest.approx(0.5**0.5)
+    assert data.read_text() == tables.to_json(wanted, results)
+
+
+def test_one_seed_has_no_spread(settings, tmp_path):
+    finished(settings)
+    wanted = table(row(paper=2.0))
+    results = tables.reproduce(wanted, settings, 1)
+    tables.write(wanted, results, tmp_path / "tables", "name")
+    assert json.loads(tables.to_json(wanted, results))["rows"][0]["std"] is None
+    assert "±" not in tables.markdown(wanted, results)
+
+
+def test_stages_list_what_reproduce_runs():
+    found = tables.stages(table(row(), row("bytes"), replace(row(), stage="dense")), 2)
+    assert [(e.stages[-1].name, e.seed) for e in found] == [("pruned", 0), ("dense", 0), ("pruned", 1), ("dense", 1)]

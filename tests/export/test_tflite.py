@@ -1,0 +1,100 @@
+"""The TFLite file runs in LiteRT to JAX's numbers, with factors as thin operations."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcompress as jc
+from jaxcompress.export import tflite
+from jaxcompress.export.litert import Model, latency, operators
+from tests.nets import CAFFE, LinenLeNet5, linen_net
+
+# TensorFlow's own, while it is imported and while it converts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def linear(params, x):
+    return x @ params["kernel"]
+
+
+KERNEL = {"kernel": jnp.arange(6.0).reshape(2, 3)}
+X = jnp.array([[1.0, 2.0]])
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory):
+    """Exports LeNet-5 with conv2 at rank 7 and fc1 at rank 9; returns net, parameters and file."""
+    net = linen_net(LinenLeNet5(CAFFE), jax.random.normal(jax.random.key(0), (1, 28, 28, 1)), "")
+    recipe = jc.chain(jc.factorize.svd("conv2/kernel", 7), jc.factorize.svd("fc1/kernel", 9))
+    params = recipe.init(net.params)
+    path = tmp_path_factory.mktemp("tflite") / "lenet.tflite"
+    size = tflite(net.apply, params, net.x, path)
+    assert size == path.stat().st_size
+    return net, params, path
+
+
+def test_lenet_runs_in_litert_as_in_jax(lenet):
+    net, params, path = lenet
+    images = np.asarray(jax.random.normal(jax.random.key(1), (5, 28, 28, 1)))
+    found, expected = Model(path).batch(images), np.asarray(net.apply(params, images))
+    assert found.shape == expected.shape == (5, 10)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_factors_stay_two_thin_operations(lenet):
+    found = operators(lenet[2])
+    conv2 = [op for op in found if op.name == "CONV_2D"]  # conv1, of one channel, is a DEPTHWISE_CONV_2D
+    first, second, fc2 = [op for op in found if op.name == "FULLY_CONNECTED"]
+    assert [op.outputs for op in conv2] == [((1, 8, 8, 7),), ((1, 8, 8, 50),)]
+    assert (7, 5, 5, 20) in conv2[0].inputs and (50, 1, 1, 7) in conv2[1].inputs
+    assert [op.outputs[0][-1] for op in (first, second, fc2)] == [9, 500, 10]
+    assert (9, 800) in first.inputs and (500, 9) in second.inputs
+
+
+def test_latency_is_positive_and_says_how_it_was_measured(lenet):
+    found = latency(lenet[2], device="here", interpreters=2, invokes=20)
+    assert 0 < found.min_us <= found.median_us < 1e6
+    assert found.spread_us >= 0
+    assert (found.interpreters, found.invokes, found.threads, found.device) == (2, 20, 1, "here")
+
+
+def test_unknown_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="format 'int3' is not one of"):
+        tflite(linear, KERNEL, X, tmp_path / "x.tflite", format="int3")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [lambda y: y + 1, lambda y: y[:, :2], lambda y: y * jnp.nan])
+def test_nothing_is_written_when_the_file_does_not_compute_what_jax_does(wrong, tmp_path):
+    calls = []
+
+    def fickle(params, x):  # its first call is the one that is converted
+        calls.append(x)
+        y = linear(params, x)
+        return y if len(calls) == 1 else wrong(y)
+
+    with pytest.raises(RuntimeError, match="nothing written"):
+        tflite(fickle, KERNEL, X, tmp_path / "x.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_tensorflow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match=r"jaxcompress\[tflite\]"):
+        tflite(linear, KERNEL, X, tmp_path / "x.tflite")
+
+
+def test_missing_litert_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(ImportError, match=r"jaxcompress\[tflite\]"):
+        Model(b"")
+
+
+def test_what_is_not_a_tflite_file_is_refused(tmp_path):
+    with pytest.raises(ValueError):
+        Model(b"no flatbuffer")
+    with pytest.raises(FileNotFoundError):
+        Model(tmp_path / "none.tflite")

@@ -1,0 +1,41 @@
+"""`scripts/export_tflite.py` as a user runs it."""
+
+import pytest
+
+from experiments import runs
+from tests.experiments.test_runs import DENSE
+from tests.scripts.test_reproduce import promotion, run  # noqa: F401 (fixtures)
+
+# TensorFlow's own, while it is imported and while it converts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    settings = runs.Settings(tmp_path_factory.getbasetemp() / "shared" / "runs", None, "disabled")
+    return runs.run(DENSE, settings).folder
+
+
+@pytest.mark.slow
+def test_export_is_written_and_described(run, folder, tmp_path):  # noqa: F811
+    code, text, messages = run("export_tflite", folder, "--out", tmp_path / "model.tflite")
+    assert code == 0, messages
+    assert (tmp_path / "model.tflite").stat().st_size > 0 and (tmp_path / "model.json").exists()
+    for word in ("bytes", "FULLY_CONNECTED", "accuracy in LiteRT", "latency", "device"):
+        assert word in text
+
+
+def test_unfinished_run_ends_with_code_2(run, folder, tmp_path):  # noqa: F811
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    code, _, messages = run("export_tflite", tmp_path)
+    assert code == 2 and "is not finished" in messages and "Traceback" not in messages
+
+
+def test_folder_that_is_no_run_ends_with_code_2(run, tmp_path):  # noqa: F811
+    code, _, messages = run("export_tflite", tmp_path / "none")
+    assert code == 2 and "is not a run" in messages
+
+
+def test_unknown_format_ends_with_code_2(run, folder):  # noqa: F811
+    code, _, messages = run("export_tflite", folder, "--format", "int3")
+    assert code == 2 and "int3" in messages

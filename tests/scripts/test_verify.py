@@ -1,0 +1,56 @@
+"""`scripts/verify.py` as a user runs it."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments import runs
+from tests.experiments.test_runs import DENSE
+from tests.scripts.test_reproduce import promotion, run  # noqa: F401 (fixtures)
+
+
+@pytest.fixture
+def folder(tmp_path_factory, tmp_path):
+    """A copy of a finished run, which the tests of runs share."""
+    settings = runs.Settings(tmp_path_factory.getbasetemp() / "shared" / "runs", None, "disabled")
+    found = runs.run(DENSE, settings).folder
+    return shutil.copytree(found, tmp_path / found.name)
+
+
+def test_fresh_run_ends_with_code_0(run, folder):  # noqa: F811
+    code, text, _ = run("verify", folder)
+    assert code == 0 and "equal" in text and "DIFFERS" not in text
+
+
+def test_relative_folder_is_found(run, folder, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(folder)
+    assert run("verify", ".")[0] == 0
+
+
+def test_changed_record_ends_with_code_1(run, folder):  # noqa: F811
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"logits_sha256": "0" * 64}))
+    code, text, _ = run("verify", folder)
+    assert code == 1 and "DIFFERS" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("metrics.json", "is not finished"), ("config.yaml", "is not a run"), ("model.jcpk", "model.jcpk")],
+)
+def test_missing_file_ends_with_code_2(run, folder, file, message):  # noqa: F811
+    (folder / file).unlink()
+    code, _, messages = run("verify", folder)
+    assert code == 2 and message in messages and "Traceback" not in messages
+
+
+def test_damaged_packed_file_is_named(run, folder):  # noqa: F811
+    (folder / "model.jcpk").write_bytes((folder / "model.jcpk").read_bytes()[:-1])
+    code, _, messages = run("verify", folder)
+    assert code in (1, 2) and "model.jcpk" in messages and "corrupted" in messages
+
+
+def test_folder_that_does_not_exist_ends_with_code_2(run, tmp_path):  # noqa: F811
+    code, _, messages = run("verify", tmp_path / "none")
+    assert code == 2 and "is not a run" in messages
