@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxcompress.arrays.structure import describe, rebuild
@@ -62,4 +63,4 @@ def load_params(folder: pathlib.Path) -> Any:
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    return {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+    return {f"{i:04d}": jnp.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args
 import yaml
 from cattrs import Converter, transform_error
 from cattrs.strategies import configure_tagged_union
+from cattrs.v import format_exception
 
 from jaxcompress.paths import did_you_mean
 
@@ -234,7 +235,9 @@ def structure(document: Any, cls: Any, source: str) -> Any:
     try:
         return _converter().structure(document, cls)
     except Exception as error:  # cattrs raises groups of many kinds; all of them mean that the document does not fit
-        raise ValueError("\n  ".join([f"{source}:", *transform_error(error, path="config")])) from error
+        raise ValueError(
+            "\n  ".join([f"{source}:", *transform_error(error, path="config", format_exception=_explained)])
+        ) from error
 
 
 def to_plain(config: Any) -> Any:
@@ -272,6 +275,12 @@ def _exactly(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{value!r} is not of type {kind.__name__}")
     return value
+
+
+def _explained(error: BaseException, kind: Any) -> str:
+    """Adds to cattrs' words those of the checks of this module."""
+    words = format_exception(error, kind)
+    return f"{words}: {error}" if type(error) is ValueError else words
 
 
 def _check_types(document: Any, source: str) -> None:

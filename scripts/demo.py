@@ -45,9 +45,8 @@ def main() -> None:
         print(f"\nThe ledger of {last!r}: every byte of {made[last].packed_file}\n")
         print((made[last].folder / "ledger.txt").read_text())
         print(f"\nTFLite of {last!r}\n\n{devices.described(exported[last])}")
-        print(
-            f"\nPlots: {picture}, {written[-1]}, and curves.png and confusion.png in each folder of {arguments.out}/runs"
-        )
+        print(f"\nPlots: {picture}, {written[-1]},")
+        print(f"and curves.png and confusion.png in each folder of {arguments.out}/runs")
 
 
 def _show(made: dict[str, runs.Run], exported: dict[str, devices.Exported]) -> None:

@@ -332,3 +332,15 @@ def test_fingerprint_sees_what_changes_a_result(tmp_path, override):
 def test_fingerprint_is_the_same_after_yaml():
     again = structure(yaml.safe_load(yaml.safe_dump(to_plain(EXPERIMENT))), Experiment, "test")
     assert fingerprint(again) == fingerprint(EXPERIMENT)
+
+
+@pytest.mark.parametrize("changes", [{"batch": 0}, {"epochs": -1}, {"verify": -1}])
+def test_stage_refuses_counts_that_make_no_sense(changes):
+    with pytest.raises(ValueError, match="epochs and verify are at least 0, batch at least 1"):
+        Stage(**({"name": "dense", "epochs": 1} | changes))
+
+
+@pytest.mark.parametrize("stages", [(), (Stage("dense", 1), Stage("dense", 2))])
+def test_experiment_needs_stages_of_different_names(stages):
+    with pytest.raises(ValueError, match="needs stages, each of another name"):
+        Experiment(Data(), MLP(), stages)

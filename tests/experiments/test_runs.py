@@ -146,7 +146,6 @@ def test_without_validation_examples_the_last_epoch_is_handed_on(shared):
     [
         (stage(select="best-validation", recipe=(PRUNE,)), "raises its sparsity"),
         (stage(batch=5000), "batches of 5000; there are 1237"),
-        (stage(batch=0), "batches of 0"),
         (replace(stage(select="best-validation"), data=Data("digits", 0)), "no examples are held out"),
         (stage(distill=Distill(replace(DENSE, data=Data("digits", 100)))), "teacher is trained on"),
         (stage(recipe=(Weights("fc9/kernel", 4),)), "matches no parameter"),

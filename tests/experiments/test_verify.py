@@ -46,8 +46,8 @@ def test_fresh_run_passes_in_every_bit(settings):
     exact, checks = verify(run, settings)
     assert exact and all(check.passed for check in checks)
     names = [check.name for check in checks]
-    assert names[:3] == ["data sha256", "logits sha256", "test error, %"]
-    assert names[3:] == ["loss of epoch 1", "weights after epoch 1"]
+    assert names[:4] == ["data sha256", "final weights", "logits sha256", "test error, %"]
+    assert names[4:] == ["loss of epoch 1", "weights after epoch 1"]
 
 
 def test_declared_slice_is_trained(copied):
@@ -97,7 +97,7 @@ def test_on_another_machine_losses_and_errors_are_held_to_tolerances(copied):
     edited(run.folder / "environment.json", lambda e: e | {"bits_depend_on": {"processor": "another"}})
     exact, checks = verify(run, settings)
     assert not exact and all(check.passed for check in checks)
-    assert not any("weights" in check.name or "logits" in check.name for check in checks)
+    assert not any("weights after" in check.name or "logits" in check.name for check in checks)
     edited(run.folder / "metrics.json", lambda m: m | {"error": m["error"] + 1})
     assert failed(run, settings) == ["test error, %"]
 
