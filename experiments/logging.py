@@ -89,6 +89,20 @@ def wandb_log(mode: WandbMode, folder: pathlib.Path, name: str, config: dict[str
         yield _Wandb(run)
 
 
+def wandb_table(
+    mode: WandbMode, folder: pathlib.Path, name: str, columns: list[str], rows: list[list[str]], picture: pathlib.Path
+) -> None:
+    """Shows a finished table and its picture in Weights & Biases, in a run of its own."""
+    chosen = _resolved(mode)
+    if chosen == "disabled":
+        return
+    import wandb
+
+    settings = wandb.Settings(silent=True, console="off")
+    with wandb.init(project="jaxcompress", name=name, dir=folder, mode=chosen, settings=settings) as run:
+        run.log({"table": wandb.Table(columns=columns, data=rows), "plot": wandb.Image(str(picture))})
+
+
 def _resolved(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     if mode != "auto":
         return mode

@@ -14,6 +14,9 @@ from jaxcompress.export.files import write_whole
 from jaxcompress.paths import did_you_mean
 
 
+COLUMNS = ("row", "metric", "paper", "ours", "n", "difference", "verdict")
+
+
 @dataclass(frozen=True)
 class Result:
     """Holds a row of a table: the paper's number, ours over `n` seeds (sample standard deviation), the verdict."""
@@ -87,12 +90,6 @@ def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]
     return [_result(row, [_run(table, row, seed, settings) for seed in range(seeds)]) for row in table.rows]
 
 
-def stages(table: Table, seeds: int) -> list[config.Experiment]:
-    """Lists the experiments that `reproduce` runs: for every row and seed, up to the row's stage."""
-    rows = {(row.experiment, row.stage): None for row in table.rows}
-    return [_seeded(table, name, stage, seed) for seed in range(seeds) for name, stage in rows]
-
-
 def _seeded(table: Table, name: str, stage: str, seed: int) -> config.Experiment:
     return replace(table.experiments[name].until(stage), seed=seed)
 
@@ -141,7 +138,7 @@ def _stream(leaf: dict[str, Any], name: str) -> int:
 def markdown(table: Table, results: list[Result]) -> str:
     """Returns the table as Markdown."""
     lines = [f"# {table.paper}", "", f"{table.table}", ""]
-    lines += ["| row | metric | paper | ours | n | difference | verdict |", "|---|---|---:|---:|---:|---:|---|"]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---:|---|"]
     for r in results:
         lines.append("| " + " | ".join(cells(r)) + " |")
     if table.differs:
@@ -150,7 +147,7 @@ def markdown(table: Table, results: list[Result]) -> str:
 
 
 def cells(result: Result) -> tuple[str, ...]:
-    """Returns a result as text, column by column: row, metric, paper, ours, n, difference, verdict."""
+    """Returns a result as text, by the columns of a table."""
     spread = "" if math.isnan(result.std) else f" ± {_number(result.std)}"
     return (
         result.row,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.numerics import entropy
+from jaxcompress.numerics import entropy, positions
 
 DTYPES = ("bool", "int8", "uint8", "int16", "int32", "uint32", "float16", "bfloat16", "float32", "float64")
 
@@ -115,14 +115,14 @@ def decode_array(coded: Coded, kept: np.ndarray | None = None) -> jax.Array:
 
 def encode_mask(mask: np.ndarray) -> Stream:
     """Stores the positions of a boolean array by the cheapest coding."""
-    coding, data = entropy.encode_mask(mask.reshape(-1), columns(mask.shape))
+    coding, data = positions.encode_mask(mask.reshape(-1), columns(mask.shape))
     return Stream("mask", coding, data)
 
 
 def decode_mask(coded: Coded) -> np.ndarray:
     """Restores the positions, flat."""
     stream = coded.stream("mask")
-    return entropy.decode_mask(stream.coding, stream.data, coded.size(), columns(coded.shape()))
+    return positions.decode_mask(stream.coding, stream.data, coded.size(), columns(coded.shape()))
 
 
 def encode_codes(codes: np.ndarray, alphabet: int) -> Stream:

@@ -12,7 +12,7 @@ from jaxcompress import arrays
 from jaxcompress.coding import Coded, columns
 from jaxcompress.export import packed
 from jaxcompress.interpreters.cost import macs
-from jaxcompress.numerics import entropy
+from jaxcompress.numerics import entropy, positions
 from jaxcompress.paths import Params
 from jaxcompress.transform import pack
 
@@ -156,8 +156,8 @@ def _alternatives(leaf: Any) -> dict[str, int]:
     match leaf:
         case arrays.Masked():
             mask = np.asarray(leaf.mask)
-            positions = entropy.mask_bits(mask.reshape(-1), columns(mask.shape))
-            by_mask = {f"mask:{name}": bits // 8 for name, bits in positions.items()}
+            bits = positions.mask_bits(mask.reshape(-1), columns(mask.shape))
+            by_mask = {f"mask:{name}": count // 8 for name, count in bits.items()}
             return by_mask | _alternatives_of_codes(leaf.weight, mask)
         case arrays.Clustered():
             return _alternatives_of_codes(leaf, np.ones(leaf.shape, bool))

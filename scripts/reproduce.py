@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from experiments import cli, config, tables
-from experiments.logging import WandbMode
+from experiments.logging import WandbMode, wandb_table
+from jaxcompress.export.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ def main() -> None:
         name = f"{arguments.config.parent.name}-{arguments.config.stem}"
         written = tables.write(table, results, arguments.out / "tables", name)
         if arguments.json is not None:
-            arguments.json.write_text(tables.to_json(table, results))
+            write_whole(arguments.json, tables.to_json(table, results).encode())
+        rows = [list(tables.cells(result)) for result in results]
+        wandb_table(arguments.wandb, arguments.out, name, list(tables.COLUMNS), rows, written[-1])
         _show(table, results)
         print("written: " + ", ".join(map(str, written)))
 
 
 def _show(table: config.Table, results: list[tables.Result]) -> None:
     grid = Grid(title=f"{table.paper}\n{table.table}", caption=table.differs or None, box=box.SIMPLE_HEAD)
-    for name in ("row", "metric", "paper", "ours", "n", "difference", "verdict"):
+    for name in tables.COLUMNS:
         grid.add_column(name, justify="left" if name in ("row", "metric", "verdict") else "right")
     for result in results:
         grid.add_row(*tables.cells(result))
