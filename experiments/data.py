@@ -217,7 +217,7 @@ def download(urls: Sequence[str], md5: str, target: Path) -> Path:
                 known_hash=f"md5:{md5}",
                 fname=target.name,
                 path=target.parent,
-                downloader=pooch.HTTPDownloader(progressbar=True),
+                downloader=pooch.HTTPDownloader(progressbar=True),  # pyright: ignore (it is one of pooch)
             )
             return target
         except (OSError, ValueError) as error:  # unreachable or refused (requests); wrong checksum (pooch)

@@ -36,7 +36,11 @@ def quality(outputs: np.ndarray, labels: np.ndarray) -> Quality:
     guesses = outputs.argmax(axis=1)
     accuracy = 100 * metrics.accuracy_score(labels, guesses)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        labels, guesses, labels=classes, average="macro", zero_division=0
+        labels,
+        guesses,
+        labels=classes,
+        average="macro",
+        zero_division=0,  # pyright: ignore (its stub says str)
     )
     confusion = metrics.confusion_matrix(labels, guesses, labels=classes).tolist()
     error = 100 * float(np.mean(guesses != labels))

@@ -90,7 +90,7 @@ def wandb_log(mode: WandbMode, folder: pathlib.Path, name: str, config: dict[str
 
 
 def wandb_table(
-    mode: WandbMode, folder: pathlib.Path, name: str, columns: list[str], rows: list[list[str]], picture: pathlib.Path
+    mode: WandbMode, folder: pathlib.Path, name: str, columns: list[Any], rows: list[list[str]], picture: pathlib.Path
 ) -> None:
     """Shows a finished table and its picture in Weights & Biases, in a run of its own."""
     chosen = _resolved(mode)

@@ -13,7 +13,6 @@ from experiments.config import Row, Table
 from jaxcompress.export.files import write_whole
 from jaxcompress.paths import did_you_mean
 
-
 COLUMNS = ("row", "metric", "paper", "ours", "n", "difference", "verdict")
 
 

@@ -96,7 +96,7 @@ def decode_array(coded: Coded, kept: np.ndarray | None = None) -> jax.Array:
     if coded.kind != "array" or name not in DTYPES:
         raise ValueError(f"{coded.kind!r} of dtype {name!r} is not an array this version reads")
     dtype, data = jnp.dtype(name), coded.stream("values").data
-    if name == "float64" and not jax.config.jax_enable_x64:
+    if dtype != jax.dtypes.canonicalize_dtype(dtype):
         raise ValueError("a float64 array can only be read with jax_enable_x64; without it bits would be lost")
     if kept is not None and kept.size != coded.size():
         raise ValueError(f"a mask of {kept.size} entries does not fit an array of {coded.size()}")

@@ -82,7 +82,7 @@ class Ledger:
 
     def __str__(self) -> str:
         """Prints the ledger as a table."""
-        rows = [("leaf", "kind", "weights", "nonzero", "dense B", "packed B", "x", "coding")]
+        rows: list[tuple[str, ...]] = [("leaf", "kind", "weights", "nonzero", "dense B", "packed B", "x", "coding")]
         for entry in self.entries:
             codings = " ".join(name for name, size in entry.streams.items() if size)
             rows.append((entry.path, entry.kind, *_counts(entry), codings))

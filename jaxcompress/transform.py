@@ -76,7 +76,7 @@ def every(steps: int, transform: Transform) -> Transform:
     return Transform(transform.names, transform.init, update)
 
 
-def owned(params: Params, owner: str) -> list[CompressedArray]:
+def owned(params: Params, owner: str) -> list[Any]:
     """Lists the compressed leaves that the transform named `owner` made, however deeply nested."""
     found: list[CompressedArray] = []
 

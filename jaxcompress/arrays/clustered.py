@@ -21,7 +21,7 @@ class Clustered(CompressedArray):
 
     codes: Array = fixed()
     centroids: Array
-    owner: str = static("")
+    owner: str = static(default="")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -25,9 +25,9 @@ class LowRank(CompressedArray):
 
     u: Array | CompressedArray
     v: Array | CompressedArray
-    input_axes: int = static(1)
-    output_axes: int = static(1)
-    owner: str = static("")
+    input_axes: int = static(default=1)
+    output_axes: int = static(default=1)
+    owner: str = static(default="")
 
     @property
     def stack_axes(self) -> int:

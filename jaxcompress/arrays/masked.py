@@ -23,7 +23,7 @@ class Masked(CompressedArray):
 
     weight: Array | CompressedArray
     mask: Array = fixed()
-    owner: str = static("")
+    owner: str = static(default="")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -24,8 +24,8 @@ class FakeQuantized(CompressedArray):
     weight: Array | CompressedArray
     bits: Array = fixed()
     axes: tuple[int, ...] = static()
-    symmetric: bool = static(True)
-    owner: str = static("")
+    symmetric: bool = static(default=True)
+    owner: str = static(default="")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,8 +74,8 @@ class Quantized(CompressedArray):
     scale: Array = fixed()
     zero_point: Array = fixed()
     bits: int = static()
-    dense_dtype: str = static("float32")
-    owner: str = static("")
+    dense_dtype: str = static(default="float32")
+    owner: str = static(default="")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jaxcompress.arrays import CompressedArray, LowRank
 from jaxcompress.arrays.low_rank import matrix_shape
@@ -62,7 +62,7 @@ def _check(path: str, leaf: Any) -> None:
         raise ValueError(
             f"{path} is already {type(leaf).__name__}; factorize first, then mask or quantize {path}/u and {path}/v"
         )
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
         raise TypeError(f"{path} is traced; factorize outside jit, since the rank decides shapes")
     if leaf.ndim < 2:
         raise ValueError(f"{path} has shape {leaf.shape}; a factorization needs a kernel of at least two axes")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.extend import core
 from jax.extend.core import primitives as prim
 
@@ -104,7 +105,7 @@ def _step(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[
 def _as_it_stands(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
     operands = {v: reading.lower(x) for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)}
     program = jaxpr.replace(constvars=(), invars=list(operands), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
-    return jax.core.eval_jaxpr(program, (), *operands.values())
+    return eval_jaxpr(program, (), *operands.values())
 
 
 # Nested programs, entered here once for all readings. custom_jvp and custom_vjp calls are absent on purpose: entering

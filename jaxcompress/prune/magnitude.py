@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jaxcompress.arrays import Masked, dense
 from jaxcompress.numerics.masks import keep_largest, kept_count
@@ -40,7 +41,7 @@ def magnitude(
     schedule = as_schedule(sparsity)
     for step in (0, 2**31 - 1):
         value = schedule(step)  # traced in a sweep, where it cannot be checked
-        if not isinstance(value, jax.core.Tracer) and not 0.0 <= float(value) <= 1.0:
+        if not isinstance(value, Tracer) and not 0.0 <= float(value) <= 1.0:
             raise ValueError(f"sparsity {float(value):g} for pattern {pattern!r} is not a fraction in [0, 1]")
     if scope not in ("layer", "global"):
         raise ValueError(f"scope {scope!r} for pattern {pattern!r} is not 'layer' or 'global'")

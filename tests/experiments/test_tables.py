@@ -160,8 +160,3 @@ def test_one_seed_has_no_spread(settings, tmp_path):
     tables.write(wanted, results, tmp_path / "tables", "name")
     assert json.loads(tables.to_json(wanted, results))["rows"][0]["std"] is None
     assert "±" not in tables.markdown(wanted, results)
-
-
-def test_stages_list_what_reproduce_runs():
-    found = tables.stages(table(row(), row("bytes"), replace(row(), stage="dense")), 2)
-    assert [(e.stages[-1].name, e.seed) for e in found] == [("pruned", 0), ("dense", 0), ("pruned", 1), ("dense", 1)]

@@ -34,6 +34,10 @@ def test_damaged_fixed_symbols_are_refused_or_have_one_stream(drawn: tuple, dama
     assert bits.pack_bits(found, width) == data
 
 
+def test_symbols_of_an_alphabet_of_one_cost_nothing():
+    assert entropy.encode_symbols(np.zeros(1000, np.int64), 1) == ("fixed", b"")
+
+
 def test_symbols_refuse():
     for symbols, alphabet in [([3], 3), ([-1], 3), ([0], 0), ([0], 2**16 + 1)]:
         with pytest.raises(ValueError):

@@ -95,9 +95,8 @@ def test_csr_matches_scipy(drawn: tuple[np.ndarray, int]):
     mask, columns = drawn
     matrix = csr_matrix(mask.reshape(-1, columns))
     kept = bits.pack_bits(np.diff(matrix.indptr), columns.bit_length())
-    assert positions._mask_streams(mask, columns)["csr"] == kept + bits.pack_bits(
-        matrix.indices, (columns - 1).bit_length()
-    )
+    indices = bits.pack_bits(matrix.indices, (columns - 1).bit_length())
+    assert positions._mask_streams(mask, columns)["csr"] == kept + indices
 
 
 def test_edges_of_masks():
