@@ -22,10 +22,10 @@ demo: env  ## the four families on digits, down to a TFLite file; about two minu
 	$(BIN)/python scripts/demo.py
 
 test: env  ## the tests, without those marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 test-all: env  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 peers: env  ## parity with PyTorch as well (installs torch)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'

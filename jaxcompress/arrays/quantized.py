@@ -43,7 +43,8 @@ class FakeQuantized(CompressedArray):
     def stacked(self) -> "FakeQuantized | None":
         if -self.ndim in self.axes:  # layers share a scale, which no layer can tell alone
             return None
-        return replace(self, weight=stacked(self.weight), bits=jnp.broadcast_to(self.bits, self.shape[:1]))
+        bits = self.bits if self.bits.ndim else jnp.broadcast_to(self.bits, self.shape[:1])
+        return replace(self, weight=stacked(self.weight), bits=bits)
 
     def pack(self) -> "Quantized":
         codes, scale, zero_point = self._integers(dense(self.weight))

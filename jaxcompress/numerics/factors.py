@@ -18,8 +18,8 @@ def truncated_svd(matrix: Float[Array, "m n"], rank: int) -> tuple[Float[Array, 
 
 def energy_rank(matrix: Float[Array, "m n"], energy: float) -> int:
     """Returns the smallest rank whose squared singular values sum to at least `energy` in (0, 1] of the total."""
-    squared = jnp.square(jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False))
-    if energy == 1:
-        return squared.shape[0]
-    enough = jnp.cumsum(squared) >= energy * jnp.sum(squared)
-    return int(jnp.argmax(enough)) + 1 if bool(enough[-1]) else squared.shape[0]
+    s = jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False)
+    numerical = int(jnp.sum(s > s[0] * max(matrix.shape) * jnp.finfo(s.dtype).eps))  # the rest is rounding
+    squared = jnp.square(s)
+    short = int(jnp.sum(jnp.cumsum(squared) < energy * jnp.sum(squared)))  # ranks that hold too little
+    return max(1, numerical if energy == 1 else min(short + 1, numerical))

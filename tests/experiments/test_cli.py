@@ -15,7 +15,7 @@ from experiments import cli
         (FileNotFoundError(2, "No such file", "x.gz"), 2, "error: [Errno 2] No such file: 'x.gz'"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (FloatingPointError("diverged"), 3, "error: diverged"),
-        (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
+        (KeyboardInterrupt(), 130, "go on from their last checkpoint"),
         (ValueError("long " * 100), 2, "long " * 99),
     ],
 )

@@ -18,7 +18,7 @@ def counting(seen):
         seen.append(values[0].shape)
         return jnp.sin(values[0])
 
-    return Reading({prim.sin_p: sine}, concerns=lambda _: True, lower=lambda value: value)
+    return Reading({prim.sin_p: sine}, concerns=lambda _: True, lower=lambda value: value, stacked=lambda value: value)
 
 
 def read(function, *args):
@@ -87,7 +87,7 @@ def test_program_without_equations_and_with_constants():
 
 
 def test_rule_that_declines_leaves_the_equation_as_it_stands():
-    reading = Reading({prim.sin_p: lambda *_: NotImplemented}, lambda _: True, lambda value: value)
+    reading = Reading({prim.sin_p: lambda *_: NotImplemented}, lambda _: True, lambda value: value, lambda value: value)
     closed = jax.make_jaxpr(jnp.sin)(X)
     np.testing.assert_array_equal(evaluate(reading, closed, [jnp.asarray(X)])[0], jnp.sin(X))
     np.testing.assert_array_equal(bind(reading, prim.sin_p, jnp.asarray(X), accuracy=None), jnp.sin(X))

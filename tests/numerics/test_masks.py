@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.numerics.masks import density, keep_largest, kept_count
+from jaxcompress.numerics.masks import keep_largest, kept_count
 
 SIZE = 24
 # dtype, the unsigned integer of its width, and the bits of its infinity: the non-negative floats are 0..infinity.
@@ -192,7 +192,3 @@ def test_kept_count_of_large_groups_goes_from_all_to_nothing(size):
 def test_kept_count_takes_a_traced_sparsity():
     counts = jax.jit(jax.vmap(lambda sparsity: kept_count(8, sparsity)))(jnp.linspace(0, 1, 5))
     assert counts.dtype == jnp.int32 and counts.tolist() == [8, 6, 4, 2, 0]
-
-
-def test_density_by_hand():
-    assert float(density(jnp.array([[True, False], [False, False]]))) == 0.25
