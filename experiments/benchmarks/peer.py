@@ -16,7 +16,7 @@ def installed() -> bool:
 
 def training(params: Any, images: jax.Array, labels: jax.Array, *, rate: float, momentum: float) -> Callable[[], float]:
     """Returns ``step() -> loss`` of a LeNet from our initial `params`, on as many threads as there are cores."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(os.cpu_count() or 1)
     net = _net(params)
@@ -37,7 +37,7 @@ def training(params: Any, images: jax.Array, labels: jax.Array, *, rate: float, 
 
 def _net(params: Any) -> Any:
     """Builds the LeNet that `params` belong to: convolutions ``conv…``, then dense layers ``fc…`` with ReLU between."""
-    from torch import nn
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     layers: list[nn.Module] = []
     channels = 0  # of the last convolution
@@ -62,7 +62,7 @@ def _channels_first(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _filled(layer: Any, weight: np.ndarray, bias: jax.Array) -> Any:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     state = {"weight": np.ascontiguousarray(weight), "bias": np.array(bias)}
     layer.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
