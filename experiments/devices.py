@@ -39,7 +39,8 @@ def export(
     The model is restored from the packed file, so what is exported is what the file holds.
     """
     experiment = run.experiment
-    run.metrics  # noqa: B018 (raises for an unfinished run before any work)
+    if not run.finished:
+        raise ValueError(f"{run.folder} is not finished; run the command that made it again to go on with it")
     dataset = runs.dataset(experiment.data, data_dir)
     logits = build.predictor(experiment.model, dataset.classes)
     params = jc.export.load(run.packed_file)
