@@ -1,5 +1,6 @@
 """From configuration to objects: the model, the optimiser, the recipe."""
 
+import pathlib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,10 @@ import optax
 from flax import linen as nn
 
 import jaxcompress as jc
-from experiments import config, models
+from experiments import config, models, tflite_weights
 from experiments.data import Dataset
+from experiments.downloads import ACCEPTED, locate, verified
+from jaxcompress.paths import rewrite
 
 
 def seed_key(seed: int, purpose: str) -> jax.Array:
@@ -26,13 +29,33 @@ def model(spec: config.Model, classes: int) -> nn.Module:
             return models.MLP(spec.hidden, classes, spec.dropout)
         case config.LeNet5():
             return models.LeNet5(classes, spec.dropout)
+        case config.ResNet8():
+            return models.ResNet8(classes, spec.width, norm=False)
 
 
-def initial_params(experiment: config.Experiment, dataset: Dataset) -> Any:
-    """Draws the initial parameters of an experiment from its seed."""
+def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pathlib.Path | None = None) -> Any:
+    """Draws the initial parameters of an experiment from its seed, or reads the published ones that it starts from."""
     module = model(experiment.model, dataset.classes)
     example = jnp.zeros((1, *dataset.train.images.shape[1:]), jnp.float32)
-    return module.init(seed_key(experiment.seed, "init"), example)["params"]
+    key = seed_key(experiment.seed, "init")
+    if experiment.pretrained is None:
+        return module.init(key, example)["params"]
+    if not isinstance(module, models.ResNet8):
+        raise ValueError(
+            f"{experiment.pretrained.file} holds a ResNet8, not the {type(experiment.model).__name__} asked for"
+        )
+    return _published(
+        experiment.pretrained, module.layers, jax.eval_shape(module.init, key, example)["params"], data_dir
+    )
+
+
+def _published(spec: config.Pretrained, layers: tuple[str, ...], like: Any, data_dir: pathlib.Path | None) -> Any:
+    name = spec.file.partition("/")[0]
+    path = locate(name, data_dir) / spec.file
+    verified(path, ACCEPTED[spec.file])
+    params = tflite_weights.load(path, layers, like=like)
+    # What the first layer was given times `input_range`, it now finds in its kernel.
+    return rewrite(params, f"{layers[0]}/kernel", lambda _, kernel: kernel * spec.input_range)
 
 
 def scaled(images: jax.Array) -> jax.Array:
@@ -93,6 +116,14 @@ def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transf
         case config.Weights():
             options = {"granularity": spec.granularity, "symmetric": spec.symmetric}
             return jc.quantize.weights(spec.pattern, spec.bits, **options)
+        case config.LSQ():
+            return jc.quantize.lsq(spec.pattern, spec.bits, granularity=spec.granularity, symmetric=True)
+        case config.DoReFa():
+            return jc.quantize.dorefa(spec.pattern, spec.bits)
+        case config.Binary():
+            return jc.quantize.binary(spec.pattern, spec.method, stochastic=spec.stochastic)
+        case config.Ternary():
+            return jc.quantize.ternary(spec.pattern, spec.method, threshold=spec.threshold)
         case config.Codebook():
             key = seed_key(seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
             return jc.quantize.codebook(spec.pattern, spec.bits, initial=spec.initial, key=key)

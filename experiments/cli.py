@@ -29,7 +29,7 @@ def settings(
                 bar.reset(task, total=total, description=text)
             bar.update(task, completed=done)
             if not console.is_terminal and done == total:
-                console.print(f"trained {text}: {total} epochs")
+                console.print(f"done: {text}, {total} of {total}")
 
         yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress)
 

@@ -45,6 +45,13 @@ class LeNet5:
 
 
 @dataclass(frozen=True)
+class ResNet8:
+    """MLPerf Tiny's ResNet-8 with its batch normalization folded into the convolutions."""
+
+    width: int = 16
+
+
+@dataclass(frozen=True)
 class Optimiser:
     """An optimiser of optax with its learning rate, which `decay` takes to zero by the end of the stage.
 
@@ -98,6 +105,41 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class LSQ:
+    """Quantization of weights with a learned step (Esser et al. 2020)."""
+
+    pattern: str
+    bits: int
+    granularity: Literal["tensor", "channel"] = "tensor"
+
+
+@dataclass(frozen=True)
+class DoReFa:
+    """Quantization of weights squashed by tanh (Zhou et al. 2016)."""
+
+    pattern: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Weights of one bit, by BinaryConnect (Courbariaux et al. 2015) or XNOR-Net (Rastegari et al. 2016)."""
+
+    pattern: str
+    method: Literal["binaryconnect", "xnor"] = "binaryconnect"
+    stochastic: bool = False
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """Weights of three values, by TWN (Li & Liu 2016) or trained ternary quantization (Zhu et al. 2017)."""
+
+    pattern: str
+    method: Literal["twn", "ttq"] = "twn"
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class Codebook:
     """Weight sharing by k-means with ``2**bits`` values an array."""
 
@@ -115,8 +157,8 @@ class SVD:
     energy: float | None = None
 
 
-Model = Union[MLP, LeNet5]  # noqa: UP007 (cattrs reads the members of a Union)
-Technique = Union[Magnitude, Threshold, Weights, Codebook, SVD]  # noqa: UP007
+Model = Union[MLP, LeNet5, ResNet8]  # noqa: UP007 (cattrs reads the members of a Union)
+Technique = Union[Magnitude, Threshold, Weights, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007
 
 
 @dataclass(frozen=True)
@@ -153,18 +195,55 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class PostTraining:
+    """Quantizes what the stage before it made, without training, to the integers of a device: a TFLite file.
+
+    Kernels get `bits` bits, one scale by `granularity`, rounded by `rounding`; activations 8 bits in the ranges that a
+    calibrator of `ranges` finds on `examples` training images drawn by the seed.
+    """
+
+    name: str
+    bits: int = 8
+    granularity: Literal["tensor", "channel"] = "channel"
+    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
+    ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "min-max"
+    examples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8 or self.examples < 1:
+            counts = f"bits={self.bits}, examples={self.examples}"
+            raise ValueError(f"stage {self.name!r}: {counts}; bits are from 2 to 8, examples at least 1")
+
+
+AnyStage = Union[Stage, PostTraining]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Names a published TFLite file to start from, and the largest value that its model takes where ours takes 1."""
+
+    file: Literal["mlperf-tiny/pretrainedResnet.tflite"]
+    input_range: float = 1.0
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """A model trained on data by a chain of stages, from one seed."""
+    """A model trained on data by a chain of stages, from one seed or from published weights."""
 
     data: Data
     model: Model
-    stages: tuple[Stage, ...]
+    stages: tuple[AnyStage, ...]
     seed: int = 0
+    pretrained: Pretrained | None = None
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"an experiment needs stages, each of another name, not {names}")
+        if any(isinstance(stage, PostTraining) for stage in self.stages[:-1]) or isinstance(
+            self.stages[0], PostTraining
+        ):
+            raise ValueError("a PostTraining stage stands last in an experiment, on top of another")
 
     def until(self, stage: str) -> "Experiment":
         """Returns the experiment that ends with the stage of that name; raises ValueError if there is none."""
@@ -260,7 +339,15 @@ def _converter() -> Converter:
     converter.register_structure_hook(str, lambda value, _: _exactly(value, str))
     for union in (Model, Technique):
         configure_tagged_union(union, converter, tag_name="type")
+    configure_tagged_union(AnyStage, converter, tag_name="type", default=Stage)
+    converter.register_unstructure_hook(AnyStage, _plain_stage)
     return converter
+
+
+def _plain_stage(stage: AnyStage) -> dict[str, Any]:
+    """Leaves the type out of the plain form of a stage that trains, as of all defaults."""
+    plain = _converter().unstructure(stage, type(stage))
+    return plain if isinstance(stage, Stage) else plain | {"type": type(stage).__name__}
 
 
 def _number(value: Any) -> float:
@@ -285,7 +372,7 @@ def _explained(error: BaseException, kind: Any) -> str:
 
 def _check_types(document: Any, source: str) -> None:
     """Refuses an unknown ``type:`` before cattrs, which would only print the tag."""
-    known = [cls.__name__ for union in (Model, Technique) for cls in get_args(union)]
+    known = [cls.__name__ for union in (Model, Technique, AnyStage) for cls in get_args(union)]
     if isinstance(document, dict):
         name = document.get("type")
         if name is not None and name not in known:

@@ -1,16 +1,7 @@
 """Reads the image sets that the experiments train on: digits, MNIST, Fashion-MNIST and CIFAR-10.
 
-Images stay uint8 as published; the trainer maps them to float32 on the device. Files come from the directory
-given by the `data_dir` argument, else from the one that JAXCOMPRESS_DATA names, else from the user's cache,
-which alone is filled by downloading. Every file is checked against a table of checksums before it is parsed,
-and nothing is unpickled.
-
-    mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz
-    fashion-mnist/                                          the same four names
-    cifar-10-batches-bin/{data_batch_1,...,data_batch_5,test_batch}.bin
+Images stay uint8 as published; the trainer maps them to float32 on the device. Nothing is unpickled.
 """
-
-from __future__ import annotations
 
 import difflib
 import gzip
@@ -18,70 +9,16 @@ import hashlib
 import math
 import os
 import struct
-import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
+
+from experiments.downloads import ACCEPTED, Checksums, files, locate, verified
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar-10")
 CLASSES = 10  # in each of the sets above
-CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
-
-Checksums = Mapping[str, Sequence[str]]
-
-# Path below the data directory -> accepted MD5s, the publisher's first (the one a download must have).
-# The second MD5 of a CIFAR-10 file is a copy rebuilt from a lossless mosaic in which 105 of the 60,000 images
-# (82 training, 23 test) are JPEG decodes; it is fit for testing, and `fingerprint` tells the two apart.
-ACCEPTED: Checksums = {
-    "mnist/train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873",),
-    "mnist/train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432",),
-    "mnist/t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3",),
-    "mnist/t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c",),
-    "fashion-mnist/train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d",),
-    "fashion-mnist/train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe",),
-    "fashion-mnist/t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79",),
-    "fashion-mnist/t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310",),
-    CIFAR_ARCHIVE: ("c32a1d4ab5d03f1284b67883e8d87530",),
-    "cifar-10-batches-bin/data_batch_1.bin": (
-        "5dd7e06a14cb22eb9f671a540d1b7c25",
-        "e8800bf27ec6f45491f149f7317b9608",
-    ),
-    "cifar-10-batches-bin/data_batch_2.bin": (
-        "5ea93a67294ea407fff1d09f752e9692",
-        "1bb2d7e74730a6de1041faa9416eba9b",
-    ),
-    "cifar-10-batches-bin/data_batch_3.bin": (
-        "942cd6a4bcdd0dd3c604fbe906cb4421",
-        "a07657a99d38d72989b3d36914cccca1",
-    ),
-    "cifar-10-batches-bin/data_batch_4.bin": (
-        "ae636b3ba5c66a11e91e8cb52e771fcb",
-        "283bd9849c582269bbeca495e3d1e985",
-    ),
-    "cifar-10-batches-bin/data_batch_5.bin": (
-        "53f37980c15c3d472c316c40844f3f0d",
-        "bb2cb22b9fb926de4da54317ccfe567b",
-    ),
-    "cifar-10-batches-bin/test_batch.bin": (
-        "803d5f7f4d78ea53de84dbe85f74fb6d",
-        "93c50caff54ea4ec07fd1329bab59d6e",
-    ),
-}
-
-# Where each set is published, tried in order. LeCun's own host is unreliable, so MNIST comes from the two
-# mirrors that the field uses.
-MIRRORS: Mapping[str, Sequence[str]] = {
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
-    "fashion-mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-    "cifar-10": ("https://www.cs.toronto.edu/~kriz/",),
-}
 
 
 class Split(NamedTuple):
@@ -152,111 +89,6 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def files(name: str) -> tuple[str, ...]:
-    """Lists the files of set `name`, as paths below the data directory, training files first."""
-    if name == "cifar-10":
-        stems = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-        return tuple(f"cifar-10-batches-bin/{stem}.bin" for stem in stems)
-    kinds = ("images-idx3", "labels-idx1")
-    return tuple(f"{name}/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in kinds)
-
-
-# --- where the files come from
-
-
-def locate(name: str, data_dir: str | os.PathLike[str] | None = None, accepted: Checksums = ACCEPTED) -> Path:
-    """Finds the directory that holds every file of `name`, downloading only when the user named no directory.
-
-    A named directory (`data_dir`, else JAXCOMPRESS_DATA) is never written to: FileNotFoundError says what it
-    lacks.
-    """
-    named = data_dir or os.environ.get("JAXCOMPRESS_DATA")
-    if not named:
-        root = Path(pooch.os_cache("jaxcompress"))
-        fetch(name, root, accepted=accepted)
-        return root
-    root = Path(named).expanduser()
-    missing = [path for path in files(name) if not (root / path).is_file()]
-    if missing:
-        origin = "data_dir" if data_dir else "JAXCOMPRESS_DATA"
-        source = MIRRORS[name][0] + (CIFAR_ARCHIVE if name == "cifar-10" else "")
-        raise FileNotFoundError(
-            f"{root / missing[0]} does not exist. The directory given by {origin} must hold"
-            f" {', '.join(files(name))} (missing: {len(missing)} of {len(files(name))})."
-            f" Put the files there from {source}, or name no directory to have them downloaded to the cache."
-        )
-    return root
-
-
-def fetch(
-    name: str, root: Path, *, mirrors: Mapping[str, Sequence[str]] = MIRRORS, accepted: Checksums = ACCEPTED
-) -> None:
-    """Downloads into `root` whatever files of `name` it lacks; a complete set is left alone."""
-    if name != "cifar-10":
-        for path in files(name):
-            urls = [base + Path(path).name for base in mirrors[name]]
-            download(urls, accepted[path][0], root / path)
-    elif not all((root / path).is_file() for path in files(name)):
-        archive = root / CIFAR_ARCHIVE
-        download([base + CIFAR_ARCHIVE for base in mirrors[name]], accepted[CIFAR_ARCHIVE][0], archive)
-        _extract(archive, files(name), root)
-        archive.unlink()  # 170 MB that nothing reads again
-
-
-def download(urls: Sequence[str], md5: str, target: Path) -> Path:
-    """Downloads `target` from the first of `urls` that serves bytes whose MD5 is `md5`, and returns it.
-
-    A file already there with that checksum is kept, without touching the network; another is replaced.
-    OSError tells how each URL failed.
-    """
-    failures = []
-    for url in urls:
-        try:
-            pooch.retrieve(
-                url,
-                known_hash=f"md5:{md5}",
-                fname=target.name,
-                path=target.parent,
-                downloader=pooch.HTTPDownloader(progressbar=True),  # pyright: ignore (it is one of pooch)
-            )
-            return target
-        except (OSError, ValueError) as error:  # unreachable or refused (requests); wrong checksum (pooch)
-            failures.append(f"\n  {url}: {error}")
-    raise OSError(
-        f"could not download {target} with MD5 {md5}; tried in order:{''.join(failures)}\n"
-        "Without network, put the files in a directory and name it by data_dir or JAXCOMPRESS_DATA."
-    )
-
-
-def _extract(archive: Path, members: Sequence[str], root: Path) -> None:
-    """Writes the named members of a tar file, and no others, below `root`."""
-    with tarfile.open(archive) as tar:
-        for member in members:
-            source = tar.extractfile(member)
-            if source is None:
-                raise ValueError(f"{archive}: {member} is not a regular file")
-            target = root / member
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_suffix(".partial")  # an interrupted run must not leave half a file
-            partial.write_bytes(source.read())
-            partial.replace(target)
-
-
-def _verified(path: Path, accepted: Sequence[str]) -> bytes:
-    """Reads a file whose MD5 is one of `accepted`; ValueError otherwise."""
-    raw = path.read_bytes()
-    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    if found not in accepted:
-        raise ValueError(
-            f"{path} is corrupted or another version: its MD5 is {found}, accepted: {', '.join(accepted)}."
-            " Delete it and get it again."
-        )
-    return raw
-
-
-# --- what the files say
-
-
 def parse_idx(raw: bytes, ndim: int, source: str) -> np.ndarray:
     """Parses an IDX file of unsigned bytes into a uint8 array of `ndim` axes.
 
@@ -294,7 +126,7 @@ def _mnist(root: Path, name: str, accepted: Checksums) -> tuple[Split, Split]:
     """Reads the four gzipped IDX files of MNIST or Fashion-MNIST as (train, test)."""
 
     def read(path: str, ndim: int) -> np.ndarray:
-        raw = _verified(root / path, accepted[path])
+        raw = verified(root / path, accepted[path])
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
@@ -310,7 +142,7 @@ def _mnist(root: Path, name: str, accepted: Checksums) -> tuple[Split, Split]:
 
 def _cifar(root: Path, accepted: Checksums) -> tuple[Split, Split]:
     """Reads the six binary files of CIFAR-10 as (train, test)."""
-    batches = [parse_cifar(_verified(root / path, accepted[path]), str(root / path)) for path in files("cifar-10")]
+    batches = [parse_cifar(verified(root / path, accepted[path]), str(root / path)) for path in files("cifar-10")]
     *training, test = batches
     images, labels = (np.concatenate(parts) for parts in zip(*training, strict=True))
     return _split(images, labels, str(root)), test

@@ -3,17 +3,31 @@
 import json
 import pathlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, evaluate, runs
+from experiments import build, config, evaluate, quantized, runs
 from experiments.environment import processor
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.litert import Latency, Model, latency, operators
-from jaxcompress.export.tflite import Format, tflite
+from jaxcompress.export.tflite import tflite
+from jaxcompress.interpreters.graph import INPUT
+from jaxcompress.interpreters.integers import decode, encode
+
+Format = Literal["float32", "float16", "dynamic-int8", "int8", "int4"]
+
+# What the file holds, what the runtime computes, and who wrote it.
+_WORDS: dict[Format, str] = {
+    "float32": "weights and arithmetic in float32; converted by jax2tf",
+    "float16": "weights stored in float16, arithmetic in float32; converted by jax2tf",
+    "dynamic-int8": "larger weights stored in int8, inputs quantized as they come; converted by jax2tf",
+    "int8": "weights, activations and arithmetic in integers; written by jaxcompress",
+    "int4": "weights in int4, activations and arithmetic in integers; written by jaxcompress",
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,7 @@ class Exported:
     """Holds a TFLite file's size, its accuracy in % beside JAX's, and its latency."""
 
     path: str
-    format: str
+    format: Format
     bytes: int
     jax_accuracy: float
     litert_accuracy: float
@@ -36,17 +50,27 @@ def export(
 ) -> Exported:
     """Writes a finished run's packed model as TFLite, with a JSON report beside it, and measures it.
 
-    The model is restored from the packed file, so what is exported is what the file holds.
+    The model is restored from the packed file, so what is exported is what the file holds. ``int8`` and ``int4`` are
+    rounded by GPTQ on training images; what JAX computes then is the device's integers.
     """
     experiment = run.experiment
     if not run.finished:
         raise ValueError(f"{run.folder} is not finished; run the command that made it again to go on with it")
+    runs.training(experiment)  # what is quantized already has its file
     dataset = runs.dataset(experiment.data, data_dir)
-    logits = build.predictor(experiment.model, dataset.classes)
     params = jc.export.load(run.packed_file)
     images = np.asarray(build.scaled(jnp.asarray(dataset.test.images)))
-    size = tflite(logits, params, jnp.asarray(images[:1]), path, format=format)
-    ours, theirs = evaluate.predict(logits, params, images), Model(path).batch(images)
+    if format in ("int8", "int4"):
+        last = config.PostTraining(format, bits=8 if format == "int8" else 4, rounding="gptq")
+        model = quantized.integers(replace(experiment, stages=(*experiment.stages, last)), dataset, params)
+        size, grid = jc.export.integers(model, path), model.grids[model.graph.output]
+        codes = np.asarray(encode(jnp.asarray(images), model.grids[INPUT]))
+        both = quantized.evaluated(model, "xnnpack", codes), Model(path).batch(codes)
+        ours, theirs = (np.asarray(decode(jnp.asarray(outputs), grid)) for outputs in both)
+    else:
+        logits = build.predictor(experiment.model, dataset.classes)
+        size = tflite(logits, params, jnp.asarray(images[:1]), path, format=format)
+        ours, theirs = evaluate.predict(logits, params, images), Model(path).batch(images)
     found = Exported(
         path=str(path),
         format=format,
@@ -69,7 +93,7 @@ def described(found: Exported) -> str:
     return "\n".join(
         [
             f"file                {found.path}",
-            f"format              {found.format}: weights and arithmetic in float32",
+            f"format              {found.format}: {_WORDS[found.format]}",
             f"bytes               {found.bytes:,}",
             f"operators           {', '.join(f'{n} x {name}' for name, n in found.operators.items())}",
             f"accuracy in JAX     {found.jax_accuracy:.2f} %",

@@ -1,13 +1,15 @@
-"""How good a model is on a split: accuracy, precision, recall, F1, the confusion matrix."""
+"""How a model does on a split: accuracy, precision, recall, F1, the confusion matrix, the activations at work."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics
 
+import jaxcompress as jc
 from experiments.data import Split
 
 _CHUNK = 1000  # images a call: one program for any split whose size it divides, and a second for a rest
@@ -50,6 +52,30 @@ def quality(outputs: np.ndarray, labels: np.ndarray) -> Quality:
 def error_rate(logits: Callable[[Any, jax.Array], jax.Array], params: Any, split: Split) -> float:
     """Returns the error on a split in %."""
     return 100 * float(np.mean(predict(logits, params, split.images).argmax(axis=1) != split.labels))
+
+
+def activity(
+    logits: Callable[[Any, jax.Array], jax.Array], params: Any, images: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Returns by path of a weight its `macs` an image and the share of its inputs that are not zero, in %.
+
+    A weight that is used more than once adds up its multiply-adds and averages its inputs over the uses.
+    """
+    one = jax.eval_shape(lambda p: p, params), jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    macs: dict[str, list[int]] = {}
+    jax.eval_shape(lambda p, x: macs.update(jc.uses(logits, lambda use: use.macs)(p, x)), *one)
+    shares = [_shares(logits, params, images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+    weights = [min(_CHUNK, len(images) - i) for i in range(0, len(images), _CHUNK)]
+    return {
+        path: {"macs": sum(counts), "input %": 100 * float(np.average([s[path] for s in shares], weights=weights))}
+        for path, counts in macs.items()
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def _shares(logits: Callable[[Any, jax.Array], jax.Array], params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    found = jc.uses(logits, lambda use: jnp.mean(use.input != 0))(params, images)
+    return {path: jnp.mean(jnp.stack(values)) for path, values in found.items()}
 
 
 @partial(jax.jit, static_argnums=0)

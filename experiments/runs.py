@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 import jaxcompress as jc
-from experiments import build, config, evaluate, report, train
+from experiments import build, config, evaluate, quantized, report, train
 from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
@@ -84,30 +84,46 @@ def locate(experiment: config.Experiment, root: pathlib.Path) -> Run:
 
 
 def run(experiment: config.Experiment, settings: Settings) -> Run:
-    """Trains an experiment stage by stage; returns at once what is there, goes on with what is not finished."""
+    """Runs an experiment stage by stage; returns at once what is there, goes on with what is not finished."""
     this = locate(experiment, settings.root)
     if this.finished:
         return this
     data = dataset(experiment.data, settings.data_dir)
-    plan, state = start(experiment, data, settings)
+    start_from = before(experiment, data, settings)
     this.folder.mkdir(parents=True, exist_ok=True)
     _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
     _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(data)})
     with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
-        trained = _train(this, experiment, data, plan, state, settings, log)
-        files = _finish(this, experiment, data, trained)
+        if isinstance(experiment.stages[-1], config.PostTraining):
+            metrics, files = quantized.quantize(this.folder, experiment, data, start_from, settings.progress)
+        else:
+            plan, state = start(experiment, data, settings)
+            metrics, files = _finish(this, experiment, data, _train(this, experiment, data, plan, state, settings, log))
+        _write_json(this.folder / "metrics.json", metrics)
+        shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
         log.finish(this.metrics, files)
     return this
 
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> "tuple[Plan, train.State]":
     """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
-    if len(experiment.stages) > 1:
-        params = run(replace(experiment, stages=experiment.stages[:-1]), settings).params()
-    else:
-        params = build.initial_params(experiment, data)
     plan = Plan.of(experiment, data, _teacher_logits(experiment, data, settings))
-    return plan, plan.begin(params)
+    return plan, plan.begin(before(experiment, data, settings))
+
+
+def training(experiment: config.Experiment) -> config.Stage:
+    """Returns the last stage of an experiment, which must be one that trains."""
+    stage = experiment.stages[-1]
+    if not isinstance(stage, config.Stage):
+        raise ValueError(f"stage {stage.name!r} does not train")
+    return stage
+
+
+def before(experiment: config.Experiment, data: Dataset, settings: Settings) -> Any:
+    """Returns the parameters that the last stage of an experiment starts from."""
+    if len(experiment.stages) == 1:
+        return build.initial_params(experiment, data, settings.data_dir)
+    return run(replace(experiment, stages=experiment.stages[:-1]), settings).params()
 
 
 def _train(
@@ -120,7 +136,7 @@ def _train(
     log: Log,
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
-    stage = experiment.stages[-1]
+    stage = training(experiment)
     best, lines = (train.params_of(state), np.float32(np.inf)), this.folder / "metrics.jsonl"
     with checkpoints(this.folder / "checkpoint") as kept:
         done, (state, best) = kept.latest((state, best))
@@ -162,7 +178,7 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, experiment: config.Experiment, data: Dataset, teacher: np.ndarray) -> "Plan":
         """Builds the last stage of an experiment."""
-        stage = experiment.stages[-1]
+        stage = training(experiment)
         size = len(data.train.labels)
         if not 0 < stage.batch <= size:
             raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
@@ -187,8 +203,10 @@ class Plan(NamedTuple):
         )
 
 
-def _finish(this: Run, experiment: config.Experiment, data: Dataset, params: Any) -> list[pathlib.Path]:
-    """Measures the model that the packed file holds and writes everything a run leaves, its metrics last."""
+def _finish(
+    this: Run, experiment: config.Experiment, data: Dataset, params: Any
+) -> tuple[dict[str, Any], list[pathlib.Path]]:
+    """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""
     logits = build.predictor(experiment.model, data.classes)
     jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)
@@ -214,14 +232,14 @@ def _finish(this: Run, experiment: config.Experiment, data: Dataset, params: Any
         "dense_macs": account.dense_macs,
     }
     sha = {"params_sha256": digest(params), "logits_sha256": hashlib.sha256(outputs.tobytes()).hexdigest()}
-    _write_json(this.folder / "metrics.json", found._asdict() | sizes | sha)
-    shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
-    return [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
+    active = {"activity": evaluate.activity(logits, restored, data.test.images)}
+    files = [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
+    return found._asdict() | sizes | active | sha, files
 
 
 def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:
     """Returns the frozen teacher's logits for all training examples; no columns without a teacher."""
-    distill = experiment.stages[-1].distill
+    distill = training(experiment).distill
     if distill is None:
         return np.zeros((len(data.train.labels), 0), np.float32)
     if distill.teacher.data != experiment.data:

@@ -44,7 +44,15 @@ METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "parameters": lambda m: m["parameters"],
     "parameter rate": lambda m: m["dense_parameters"] / m["parameters"],
     "macs": lambda m: m["macs"],
+    "differ": lambda m: m["differ"],
+    "weights": lambda m: m["dense_parameters"],
+    "weights %": lambda m: 100 * m["parameters"] / m["dense_parameters"],
+    "FLOP": lambda m: 2 * m["dense_macs"],
 }
+
+
+def _weights_kept(leaf: dict[str, Any]) -> float:
+    return 100 * leaf["nonzero"] / leaf["parameters"]
 
 
 def _per_weight(role: str, coding: str) -> Callable[[dict[str, Any]], float]:
@@ -60,10 +68,15 @@ def _rate(codes: str, mask: str) -> Callable[[dict[str, Any]], float]:
     )
 
 
-# What a row may ask of one leaf, from its entry in the ledger. P is pruning, Q shared weights, H Huffman coding.
+# What a row may ask of one leaf, from its entry in the ledger and its activity. P is pruning, Q shared weights, H is
+# Huffman coding. "act %" is of the activations given to the leaf: that of a layer is asked of the next one's leaf.
 LEAF_METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "weights": lambda leaf: leaf["parameters"],
-    "weights %": lambda leaf: 100 * leaf["nonzero"] / leaf["parameters"],
+    "weights %": _weights_kept,
+    "FLOP": lambda leaf: 2 * leaf["macs"],
+    "act %": lambda leaf: leaf["input %"],
+    "FLOP %": lambda leaf: _weights_kept(leaf) * leaf["input %"] / 100,
+    "FLOP % of dense input": _weights_kept,
     "weight bits P+Q": _per_weight("codes", "fixed"),
     "weight bits P+Q+H": _per_weight("codes", "huffman"),
     "index bits P+Q": _per_weight("mask", "relative"),
@@ -116,7 +129,7 @@ def _value(row: Row, run: runs.Run) -> float:
         raise ValueError(
             f"row {row.row!r}: no leaf {row.leaf!r}{did_you_mean(row.leaf, list(by_path))}; {list(by_path)}"
         )
-    return LEAF_METRICS[row.metric](by_path[row.leaf])
+    return LEAF_METRICS[row.metric](by_path[row.leaf] | run.metrics["activity"].get(row.leaf, {}))
 
 
 def _verdict(row: Row, difference: float | None) -> str:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, evaluate, runs, train
+from experiments import build, config, evaluate, quantized, runs, train
 from experiments.data import fingerprint
 from experiments.environment import environment
 from experiments.logging import read_rows
+from jaxcompress.export import writer
 
 LOSS_TOLERANCE = 1e-3  # relative, where other hardware or versions make other bits
 ERROR_TOLERANCE = 0.2  # percentage points
@@ -26,7 +27,7 @@ class Check(NamedTuple):
 
 
 def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
-    """Repeats the first epochs of a run's last stage and the evaluation of its packed file.
+    """Repeats the first epochs of a run's last stage and the evaluation of its packed file; quantizes it again.
 
     Returns whether bits are comparable here (same machine kind, cores, backend, versions) and the checks. Where they
     are, weights after each epoch and all test logits must be equal in every bit; elsewhere losses and errors must agree
@@ -37,8 +38,12 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     here = environment()["bits_depend_on"]
     exact = before["bits_depend_on"] == here
     dataset = runs.dataset(experiment.data, settings.data_dir)
-    checks = [
-        _same("data sha256", before["data_sha256"], fingerprint(dataset)),
+    checks = [_same("data sha256", before["data_sha256"], fingerprint(dataset))]
+    if isinstance(experiment.stages[-1], config.PostTraining):
+        model = quantized.integers(experiment, dataset, runs.before(experiment, dataset, settings))
+        written = hashlib.sha256(writer.to_bytes(model)).hexdigest()
+        return exact, [*checks, _same("TFLite file", recorded["tflite_sha256"], written)]
+    checks += [
         _same("final weights", recorded["params_sha256"], runs.digest(run.params())),
     ]
     logits = build.predictor(experiment.model, dataset.classes)
@@ -48,7 +53,7 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     error = evaluate.quality(outputs, dataset.test.labels).error
     checks.append(_near("test error, %", recorded["error"], error, 0.0 if exact else ERROR_TOLERANCE))
     plan, state = runs.start(experiment, dataset, settings)
-    last = min(experiment.stages[-1].verify, experiment.stages[-1].epochs)
+    last = min(runs.training(experiment).verify, runs.training(experiment).epochs)
     rows = {row["epoch"]: row for row in read_rows(run.folder / "metrics.jsonl")}
     if missing := set(range(1, last + 1)) - set(rows):
         raise ValueError(f"{run.folder / 'metrics.jsonl'} has no row for epoch {min(missing)}")

@@ -9,10 +9,14 @@ from jaxcompress import prune as prune
 from jaxcompress import quantize as quantize
 from jaxcompress import schedules as schedules
 from jaxcompress.arrays import densify as densify
+from jaxcompress.interpreters import Graph as Graph
 from jaxcompress.interpreters import cost as cost
+from jaxcompress.interpreters import integers as integers
 from jaxcompress.interpreters import lift as lift
 from jaxcompress.interpreters import macs as macs
 from jaxcompress.interpreters import patches as patches
+from jaxcompress.interpreters import read as read
+from jaxcompress.interpreters import uses as uses
 from jaxcompress.ledger import Ledger as Ledger
 from jaxcompress.ledger import ledger as ledger
 from jaxcompress.transform import Transform as Transform

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import tyro
 
 from experiments import cli, devices
+from experiments.devices import Format
 from experiments.runs import Run
-from jaxcompress.export.tflite import Format
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """Small models shared by the tests: the same nets in Linen and in NNX, and some programs written without either."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 from jax import lax
 
 from jaxcompress import adapters, lift
+from jaxcompress.interpreters.graph import INPUT, Graph, Node, Window, convolve, operate
+from jaxcompress.interpreters.integers import Grid, Integers, Layer
 
 SMALL = (4, 6, 16, 10)  # LeNet-5 thin enough for a test
 CAFFE = (20, 50, 500, 10)
@@ -294,3 +298,99 @@ NETS: dict[str, Callable[[], Net]] = {
     "fori": lambda: plain_net(with_fori),
     "while": lambda: plain_net(with_while),
 }
+
+
+# Nets for devices: residual and depthwise separable, with norms after convolutions
+
+
+class LinenBlock(nn.Module):
+    """A residual net with a norm after every convolution, as devices want it."""
+
+    @nn.compact
+    def __call__(self, x):
+        def layer(x, features, name, strides=1, size=3, groups=1):
+            x = nn.Conv(features, (size, size), strides, use_bias=False, feature_group_count=groups, name=name)(x)
+            return nn.BatchNorm(use_running_average=True, name=f"{name}_norm")(x)
+
+        x = nn.relu(layer(x, 4, "stem"))
+        y = nn.relu6(layer(x, 8, "depthwise", 2, groups=4))
+        y = layer(y, 8, "pointwise", size=1)
+        x = nn.relu(y + layer(x, 8, "short", 2, 1))
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+class NNXBlock(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
+        self.depthwise = nnx.Conv(4, 8, (3, 3), feature_group_count=4, padding=((1, 0), (2, 1)), rngs=rngs)
+        self.head = nnx.Linear(16, 3, use_bias=False, rngs=rngs)
+        self.norm.mean[...], self.norm.var[...] = jnp.linspace(0.1, 0.9, 4), jnp.linspace(1.1, 1.9, 4)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.stem(x)))
+        y = nnx.relu(self.depthwise(x))
+        y = jnp.concatenate([y, nnx.relu6(y)], -1).mean((1, 2), keepdims=True)
+        return nnx.softmax(self.head(y.reshape(y.shape[0], -1)))
+
+
+# Integer models, of any codes and scales
+
+
+def grid(scale: float, zero_point: int = 0) -> Grid:
+    return Grid(np.float32(scale), zero_point)
+
+
+def layer_model(
+    layer: Layer,
+    given: Grid,
+    made: Grid,
+    shape: tuple[int, ...],
+    window: Window | None = None,
+    activation: str | None = None,
+) -> Integers:
+    """Builds a model of one convolution, or of one dense layer without a window; it is called ``layer``."""
+    x, kernel = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, layer.kernel.shape))
+    apply = jnp.matmul if window is None else lambda x, kernel: convolve(x, kernel, window)
+    kind, out = ("dense" if window is None else "convolution"), jax.eval_shape(apply, x, kernel).shape
+    node = Node("layer", kind, (INPUT,), out, window=window, activation=activation)
+    return Integers(Graph((node,), shape, "layer"), {INPUT: given, "layer": made}, {"layer": layer})
+
+
+def op_model(
+    kind: str,
+    shape: tuple[int, ...],
+    given: Grid,
+    made: Grid | None = None,
+    inputs: tuple[str, ...] = (INPUT,),
+    out: tuple[int, ...] | None = None,
+    **at: Any,
+) -> Integers:
+    """Builds a model of one operation without weights; it is called ``op``, and keeps the grid without `made`.
+
+    `out` is the shape of a reshape, and of the rank of a mean that drops its axes.
+    """
+    node = Node("op", kind, inputs, out or shape, **at)
+    xs = [jax.ShapeDtypeStruct(shape, jnp.float32)] * len(inputs)
+    node = replace(node, shape=jax.eval_shape(lambda *xs: operate(node, {}, xs), *xs).shape)
+    return Integers(Graph((node,), shape, "op"), {INPUT: given, "op": made or given}, {})
+
+
+PAIRS = np.stack(np.meshgrid(*[np.arange(-128, 128, dtype=np.int8)] * 2, indexing="ij"), -1)[None]
+
+
+def pairs_model(of_x: Grid, of_y: Grid, made: Grid, activation: str | None = None) -> Integers:
+    """Builds a model that adds the two channels of `PAIRS`; layers of factor one bring each to a grid of its own."""
+    out, window = (1, 256, 256, 1), Window((1, 1), (1, 1), ((0, 0), (0, 0)))
+
+    def chosen(channel: int, of: Grid) -> Layer:
+        kernel = np.zeros((1, 1, 2, 1), np.int8)
+        kernel[0, 0, channel, 0] = 1
+        return Layer(kernel, np.array([of.scale]), np.array([-of.zero_point], np.int32))
+
+    nodes = (
+        *(Node(name, "convolution", (INPUT,), out, window=window) for name in "xy"),
+        Node("sum", "add", ("x", "y"), out, activation=activation),
+    )
+    grids = {INPUT: grid(1.0), "x": of_x, "y": of_y, "sum": made}
+    return Integers(Graph(nodes, PAIRS.shape, "sum"), grids, {"x": chosen(0, of_x), "y": chosen(1, of_y)})

@@ -147,7 +147,7 @@ def test_broken_leaf_is_refused(name):
 
 
 def test_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match="leaf kind 'Pruned' is not one of array, Clustered, FakeQuantized"):
+    with pytest.raises(ValueError, match="leaf kind 'Pruned' is not one of array, .*Clustered, .*FakeQuantized"):
         decode(Coded("Pruned", {}))
 
 

@@ -28,6 +28,12 @@ TRANSFORMS = {
     "codebook_random": lambda p: quantize.codebook(p, 2, initial="random", key=jax.random.key(0)),
     "svd_rank": lambda p: factorize.svd(p, 2),
     "svd_energy": lambda p: factorize.svd(p, energy=0.8),
+    "lsq": lambda p: quantize.lsq(p, 3),
+    "dorefa": lambda p: quantize.dorefa(p, 2),
+    "binary": lambda p: quantize.binary(p),
+    "xnor": lambda p: quantize.binary(p, "xnor"),
+    "twn": lambda p: quantize.ternary(p),
+    "ttq": lambda p: quantize.ternary(p, "ttq"),
 }
 EVERY_TRANSFORM = pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
 

@@ -69,6 +69,13 @@ class CompressedArray(abc.ABC):
         """
         return None
 
+    def integers(self) -> "tuple[jax.Array, jax.Array, jax.Array] | None":
+        """Returns ``(codes, scale, zero_point)`` of weights rounded to integers, int8 and float32; None of others.
+
+        The leaf means ``scale * (codes - zero_point)``; scale and zero point broadcast against the codes.
+        """
+        return None
+
     def storage_bits(self) -> int:
         """Returns the exact bits of the packed leaf's streams: values, indices, scales and codebooks included."""
         return 8 * sum(encode(pack(self)).bytes_by_coding().values())
@@ -77,6 +84,27 @@ class CompressedArray(abc.ABC):
         """Replaces every data field by ``function(name, value)``."""
         changed = {name: function(name, getattr(self, name)) for name in data_fields(type(self))}
         return dataclasses.replace(self, **changed)  # pyright: ignore (final classes are dataclasses)
+
+
+class TrainingForm(CompressedArray):
+    """Stands around a trained `weight` and means something made of it; packed it is a leaf of another class."""
+
+    weight: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.weight.dtype
+
+    def encode(self, kept: np.ndarray | None = None) -> Coded:
+        return self.pack().encode(kept)
+
+    @classmethod
+    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> CompressedArray:
+        raise ValueError(f"a file holds packed leaves; {cls.__name__} is a training form")
 
 
 def fixed() -> Any:
@@ -109,7 +137,10 @@ def static_fields(cls: type) -> list[str]:
 
 def kinds() -> dict[str, type[CompressedArray]]:
     """Lists the final classes by name."""
-    return {cls.__name__: cls for cls in CompressedArray.__subclasses__()}
+    found: list[type[CompressedArray]] = [CompressedArray]
+    for cls in found:  # grows while it is walked
+        found.extend(cls.__subclasses__())
+    return {cls.__name__: cls for cls in found if dataclasses.is_dataclass(cls)}
 
 
 def is_compressed(leaf: Any) -> bool:

@@ -50,6 +50,13 @@ class Masked(CompressedArray):
             case _:
                 return _zeroed(Masked(inner, self.mask))
 
+    def integers(self) -> tuple[Array, Array, Array] | None:
+        found = self.weight.integers() if isinstance(self.weight, CompressedArray) else None
+        if found is None:
+            return None
+        codes, scale, zero_point = found
+        return jnp.where(self.mask, codes, zero_point.astype(codes.dtype)), scale, zero_point
+
     def encode(self, kept: np.ndarray | None = None) -> Coded:
         mask = np.asarray(self.mask)
         positions = mask.reshape(-1)

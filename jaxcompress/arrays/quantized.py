@@ -7,13 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, fixed, stacked, static
+from jaxcompress.arrays.base import (
+    CompressedArray,
+    TrainingForm,
+    compressed,
+    decode,
+    dense,
+    encode,
+    fixed,
+    stacked,
+    static,
+)
 from jaxcompress.coding import Coded, Stream, decode_codes, decode_mask, encode_codes, encode_mask
 from jaxcompress.numerics import affine
 
 
 @compressed
-class FakeQuantized(CompressedArray):
+class FakeQuantized(TrainingForm):
     """Means `weight` rounded to `bits`-bit integers; gradients pass straight through to `weight`.
 
     The scale follows the extremes of `weight` over `axes`: all axes for one scale per tensor, all but the channel's for
@@ -27,17 +37,9 @@ class FakeQuantized(CompressedArray):
     symmetric: bool = static(default=True)
     owner: str = static(default="")
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.weight.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.weight.dtype
-
     def dense(self) -> Array:
         weight = dense(self.weight)
-        codes, scale, zero_point = self._integers(lax.stop_gradient(weight))
+        codes, scale, zero_point = self._rounded(lax.stop_gradient(weight))
         return affine.straight_through(weight, affine.dequantize(codes, scale, zero_point).astype(weight.dtype))
 
     def stacked(self) -> "FakeQuantized | None":
@@ -47,18 +49,14 @@ class FakeQuantized(CompressedArray):
         return replace(self, weight=stacked(self.weight), bits=bits)
 
     def pack(self) -> "Quantized":
-        codes, scale, zero_point = self._integers(dense(self.weight))
+        codes, scale, zero_point = self.integers()
         dtype = self.dtype.name if hasattr(self.dtype, "name") else str(self.dtype)
         return Quantized(codes, scale, zero_point.astype(jnp.int8), int(self.bits), dtype)
 
-    def encode(self, kept: np.ndarray | None = None) -> Coded:
-        return self.pack().encode(kept)
+    def integers(self) -> tuple[Array, Array, Array]:
+        return self._rounded(lax.stop_gradient(dense(self.weight)))
 
-    @classmethod
-    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "FakeQuantized":
-        raise ValueError("a file holds packed leaves; FakeQuantized is a training form")
-
-    def _integers(self, weight: Array) -> tuple[Array, Array, Array]:
+    def _rounded(self, weight: Array) -> tuple[Array, Array, Array]:
         weight = weight.astype(jnp.float32)
         scale, zero_point = affine.weight_range(weight, self.bits, self.axes, self.symmetric)
         return affine.quantize(weight, scale, zero_point, self.bits, self.symmetric), scale, zero_point
@@ -98,6 +96,9 @@ class Quantized(CompressedArray):
 
     def pack(self) -> "Quantized":
         return self
+
+    def integers(self) -> tuple[Array, Array, Array]:
+        return self.codes, self.scale, self.zero_point.astype(jnp.float32)
 
     def encode(self, kept: np.ndarray | None = None) -> Coded:
         """Stores all codes, or the positions and codes of those that do not mean zero, whichever is smaller."""

@@ -5,19 +5,27 @@ import os
 import pathlib
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+Kernels = Literal["default", "reference"]
+
 
 class Model:
-    """Runs a TFLite model on one thread by default, with the kernels that LiteRT chooses (XNNPACK where it can)."""
+    """Runs a TFLite model on one thread by default.
 
-    def __init__(self, data: bytes | str | os.PathLike[str], threads: int = 1):
+    ``default`` kernels are those that LiteRT chooses, XNNPACK where it can; ``reference`` are the plain ones.
+    """
+
+    def __init__(self, data: bytes | str | os.PathLike[str], threads: int = 1, kernels: Kernels = "default"):
         """Loads a model from its bytes or its path; raises ImportError, naming the extra, without LiteRT."""
         litert = _litert()
         content = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
-        self._interpreter = litert.Interpreter(model_content=content, num_threads=threads)
+        resolver = litert.OpResolverType.AUTO if kernels == "default" else litert.OpResolverType.BUILTIN_REF
+        self._interpreter = litert.Interpreter(
+            model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+        )
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
@@ -53,6 +61,32 @@ def operators(data: bytes | str | os.PathLike[str]) -> list[Operator]:
     for op in interpreter._get_ops_details():  # LiteRT has no public list of operators
         inputs = tuple(shapes.get(int(i), ()) for i in op["inputs"] if int(i) >= 0)
         found.append(Operator(op["op_name"], inputs, tuple(shapes.get(int(i), ()) for i in op["outputs"])))
+    return found
+
+
+class Tensor(NamedTuple):
+    """Describes a tensor: its type, its scales and zero points (empty for none) and, of a constant, its values."""
+
+    dtype: np.dtype
+    scale: np.ndarray
+    zero_point: np.ndarray
+    values: np.ndarray | None
+
+
+def tensors(data: bytes | str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Lists the tensors of a model by name, as LiteRT reads them."""
+    litert = _litert()
+    content = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
+    plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = litert.Interpreter(model_content=content, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    made = {int(i) for op in interpreter._get_ops_details() for i in op["outputs"]}
+    made |= {int(d["index"]) for d in interpreter.get_input_details()}
+    found = {}
+    for detail in interpreter.get_tensor_details():
+        grid, index = detail["quantization_parameters"], int(detail["index"])
+        values = None if index in made else interpreter.get_tensor(index)
+        found[detail["name"]] = Tensor(np.dtype(detail["dtype"]), grid["scales"], grid["zero_points"], values)
     return found
 
 

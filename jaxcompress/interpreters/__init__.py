@@ -3,5 +3,11 @@
 from jaxcompress.interpreters.cost import Operation as Operation
 from jaxcompress.interpreters.cost import cost as cost
 from jaxcompress.interpreters.cost import macs as macs
+from jaxcompress.interpreters.graph import Graph as Graph
+from jaxcompress.interpreters.graph import Node as Node
+from jaxcompress.interpreters.integers import integers as integers
 from jaxcompress.interpreters.lift import lift as lift
 from jaxcompress.interpreters.patches import patches as patches
+from jaxcompress.interpreters.read import read as read
+from jaxcompress.interpreters.uses import Use as Use
+from jaxcompress.interpreters.uses import uses as uses

@@ -25,13 +25,16 @@ class Reading(NamedTuple):
     `rules` maps a primitive to its rule. `concerns(values)` tells whether an equation on these operands is of interest;
     if not, it runs as it stands, nested programs included. `lower(value)` turns a value of the reading into an array,
     where only arrays may go: operands without a rule, carries and outputs of loops. `stacked(value)` returns a value to
-    scan over in a form that a scan may slice, part by part, along its first axis.
+    scan over in a form that a scan may slice, part by part, along its first axis. `enters`, when given, names the calls
+    and loops whose programs are read too; the others run as they stand.
     """
 
     rules: dict[core.Primitive, Rule]
     concerns: Callable[[Sequence[Any]], bool]
     lower: Callable[[Any], Any]
     stacked: Callable[[Any], Any]
+    calls: dict[core.Primitive, Rule] | None = None
+    refuse: Callable[[core.JaxprEqn, Sequence[Any]], None] = lambda equation, values: None
 
 
 class Program(NamedTuple):
@@ -93,12 +96,14 @@ def bind(reading: Reading, primitive: core.Primitive, *values: Any, **params: An
 
 def _step(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[Any]) -> list[Any]:
     if reading.concerns(values):
-        if eqn.primitive in _CALLS:
-            return _CALLS[eqn.primitive](reading, eqn.params, values)
+        calls = CALLS if reading.calls is None else reading.calls
+        if eqn.primitive in calls:
+            return calls[eqn.primitive](reading, eqn.params, values)
         if eqn.primitive in reading.rules:
             out = reading.rules[eqn.primitive](reading, values, eqn.params)
             if out is not NotImplemented:
                 return [out]
+        reading.refuse(eqn, values)
     return _as_it_stands(reading, jaxpr, eqn, values)
 
 
@@ -108,16 +113,15 @@ def _as_it_stands(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     return eval_jaxpr(program, (), *operands.values())
 
 
-# Nested programs, entered here once for all readings. custom_jvp and custom_vjp calls are absent on purpose: entering
-# them would lose the derivative that their author gave, so they run whole on lowered operands.
+# Nested programs, entered here once for all readings. custom_jvp and custom_vjp calls are absent from CALLS on purpose:
+# entering them would lose the derivative that their author gave, so they run whole on lowered operands. INLINE enters
+# them, for readings that compute nothing.
 
 
-def _jit(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
-    return evaluate(reading, params["jaxpr"], values)
-
-
-def _closed_call(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
-    return evaluate(reading, params["call_jaxpr"], values)
+def _inline(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
+    program = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
+    closed = program if isinstance(program, core.ClosedJaxpr) else core.ClosedJaxpr(program, ())
+    return evaluate(reading, closed, values)
 
 
 def _remat(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
@@ -161,14 +165,17 @@ def _lowered(reading: Reading, closed: core.ClosedJaxpr) -> Callable[..., list[A
     return lambda *values: [reading.lower(out) for out in evaluate(reading, closed, values)]
 
 
-_CALLS: dict[core.Primitive, Rule] = {
-    prim.jit_p: _jit,
-    prim.closed_call_p: _closed_call,
+CALLS: dict[core.Primitive, Rule] = {
+    prim.jit_p: _inline,
+    prim.closed_call_p: _inline,
     prim.remat_p: _remat,
     prim.scan_p: _scan,
     prim.while_p: _while,
     prim.cond_p: _cond,
 }
+INLINE: dict[core.Primitive, Rule] = dict.fromkeys(
+    [prim.jit_p, prim.closed_call_p, prim.remat_p, prim.custom_jvp_call_p, prim.custom_vjp_call_p], _inline
+)
 
 
 def nested(eqn: core.JaxprEqn) -> list[core.Jaxpr]:

@@ -1,7 +1,7 @@
 """Counts the multiply-adds of a program by reading its jaxpr."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,13 +36,25 @@ def macs(apply: Callable[..., Any], *args: Any) -> int:
     return _total(cost(apply, *args))
 
 
+def multiply_adds(
+    primitive: core.Primitive, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], params: dict[str, Any]
+) -> int:
+    """Counts the multiply-adds of one product or convolution from its shapes."""
+    left, right = inputs
+    if primitive is prim.dot_general_p:
+        (contracting, _), _ = params["dimension_numbers"]
+        return math.prod(output) * math.prod(left[axis] for axis in contracting)
+    features = right[params["dimension_numbers"].rhs_spec[0]]
+    return math.prod(output) * (math.prod(right) // features)  # each output sums over all entries of one feature
+
+
 def _operations(jaxpr: core.Jaxpr, repeats: int) -> list[Operation]:
     found: list[Operation] = []
     for eqn in jaxpr.eqns:
-        if eqn.primitive in _COUNTS:
-            inputs = tuple(_shape(v) for v in eqn.invars)
-            count = repeats * _COUNTS[eqn.primitive](eqn)
-            found.append(Operation(eqn.primitive.name, inputs, _shape(eqn.outvars[0]), count))
+        if eqn.primitive in (prim.dot_general_p, prim.conv_general_dilated_p):
+            inputs, output = tuple(_shape(v) for v in eqn.invars), _shape(eqn.outvars[0])
+            count = repeats * multiply_adds(eqn.primitive, inputs, output, eqn.params)
+            found.append(Operation(eqn.primitive.name, inputs, output, count))
         bodies = [_operations(body, repeats * eqn.params.get("length", 1)) for body in nested(eqn)]
         if eqn.primitive is prim.cond_p:
             bodies = [max(bodies, key=_total)]
@@ -57,18 +69,3 @@ def _total(operations: list[Operation]) -> int:
 
 def _shape(atom: Any) -> tuple[int, ...]:
     return atom.aval.shape
-
-
-def _dot_macs(eqn: core.JaxprEqn) -> int:
-    (contracting, _), _ = eqn.params["dimension_numbers"]
-    summed = math.prod(_shape(eqn.invars[0])[axis] for axis in contracting)
-    return math.prod(_shape(eqn.outvars[0])) * summed
-
-
-def _conv_macs(eqn: core.JaxprEqn) -> int:
-    kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
-    window = math.prod(kernel) // kernel[numbers.rhs_spec[0]]  # entries that one output sums over
-    return math.prod(_shape(eqn.outvars[0])) * window
-
-
-_COUNTS = {prim.dot_general_p: _dot_macs, prim.conv_general_dilated_p: _conv_macs}

@@ -29,26 +29,19 @@ def patches(function: Callable[..., Any]) -> Callable[..., Any]:
     return on_patches
 
 
-def _conv(reading: Reading, values: Sequence[Array], params: dict[str, Any]) -> Any:
-    x, kernel = values
-    spatial = x.ndim - 2
-    plain = params["feature_group_count"] == params["batch_group_count"] == 1
-    if not plain or params["lhs_dilation"] != (1,) * spatial:
-        return NotImplemented
-    numbers = params["dimension_numbers"]
-    x = lax.transpose(x, _channels_last(numbers.lhs_spec))
-    kernel = lax.transpose(kernel, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
-    edges = [(0, 0), *params["padding"], (0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in edges])  # unlike jnp.pad it takes off too
-    columns = _windows(x, kernel.shape[:spatial], params["window_strides"], params["rhs_dilation"])
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    options = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
-    out = lax.dot_general(columns, flat, (((columns.ndim - 1,), (0,)), ((), ())), **options)
-    return lax.transpose(out, _inverse(_channels_last(numbers.out_spec)))
+def columns(
+    x: Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> Array:
+    """Gathers what lies under the window at each place: (batch, *places, entries of the window * channels).
 
-
-def _windows(x: Array, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Array:
-    """Gathers the entries under the kernel at each place: (batch, *places, window entries * channels)."""
+    `x` is (batch, *spatial, channels); entries stand in the order of a kernel (*window, channels, outputs).
+    """
+    edges = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), edges)  # unlike jnp.pad it takes off too
     reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
     places = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
 
@@ -58,6 +51,22 @@ def _windows(x: Array, window: Sequence[int], strides: Sequence[int], dilation: 
         return lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
 
     return jnp.concatenate([shifted(o) for o in itertools.product(*map(range, window))], axis=-1)
+
+
+def _conv(reading: Reading, values: Sequence[Array], params: dict[str, Any]) -> Any:
+    x, kernel = values
+    spatial = x.ndim - 2
+    plain = params["feature_group_count"] == params["batch_group_count"] == 1
+    if not plain or params["lhs_dilation"] != (1,) * spatial:
+        return NotImplemented
+    numbers = params["dimension_numbers"]
+    x = lax.transpose(x, _channels_last(numbers.lhs_spec))
+    kernel = lax.transpose(kernel, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
+    taken = columns(x, kernel.shape[:spatial], params["window_strides"], params["padding"], params["rhs_dilation"])
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    options = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
+    out = lax.dot_general(taken, flat, (((taken.ndim - 1,), (0,)), ((), ())), **options)
+    return lax.transpose(out, _inverse(_channels_last(numbers.out_spec)))
 
 
 def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:

@@ -132,6 +132,21 @@ def test_recipe_knows_threshold_and_codebook():
         assert isinstance(leaf, Clustered) and leaf.centroids.shape == (4,)
 
 
+@pytest.mark.parametrize(
+    "technique, kind",
+    [
+        (config.LSQ("fc1/kernel", 3), "LearnedStep"),
+        (config.DoReFa("fc1/kernel", 2), "DoReFa"),
+        (config.Binary("fc1/kernel", stochastic=True), "Binary"),
+        (config.Binary("fc1/kernel", "xnor"), "ScaledBinary"),
+        (config.Ternary("fc1/kernel"), "Ternary"),
+        (config.Ternary("fc1/kernel", "ttq", 0.1), "TrainedTernary"),
+    ],
+)
+def test_recipe_knows_low_bit_weights(technique, kind):
+    assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
+
+
 def test_ramp_counts_in_epochs():
     ramp = config.Ramp(end=2.0, begin=1.0, initial=0.0, shape="linear")
     transform = recipe(config.Magnitude("fc1/kernel", 0.5, ramp, every=5), epoch_steps=10)

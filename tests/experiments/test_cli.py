@@ -38,4 +38,4 @@ def test_settings_lead_to_the_runs_folder_and_report_progress(tmp_path, capsys):
         assert settings.wandb == "disabled"
         for done in (1, 2):
             settings.progress(done, 2, "dense seed 0")
-    assert "trained dense seed 0: 2 epochs" in capsys.readouterr().err
+    assert "done: dense seed 0, 2 of 2" in capsys.readouterr().err

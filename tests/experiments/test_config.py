@@ -9,19 +9,26 @@ import yaml
 
 from experiments import config
 from experiments.config import (
+    LSQ,
     MLP,
     SVD,
+    Binary,
     Codebook,
     Data,
     Distill,
+    DoReFa,
     Experiment,
     LeNet5,
     Magnitude,
     Optimiser,
+    PostTraining,
+    Pretrained,
     Ramp,
+    ResNet8,
     Row,
     Stage,
     Table,
+    Ternary,
     Threshold,
     Weights,
     fingerprint,
@@ -58,7 +65,28 @@ EXPERIMENT = Experiment(
 TABLE = Table(
     "a paper",
     "a table",
-    {"small": EXPERIMENT, "conv": Experiment(Data(), LeNet5(0.5), (Stage("s", 1, select="best-validation"),))},
+    {
+        "small": EXPERIMENT,
+        "conv": Experiment(Data(), LeNet5(0.5), (Stage("s", 1, select="best-validation"),)),
+        "quantized": Experiment(
+            Data("cifar-10"),
+            ResNet8(8),
+            (
+                Stage(
+                    "low bits",
+                    1,
+                    recipe=(
+                        LSQ("fc/kernel", 3, "channel"),
+                        DoReFa("block1/conv1/kernel", 2),
+                        Binary("block1/conv2/kernel", "xnor"),
+                        Ternary("block2/conv1/kernel", "ttq", 0.1),
+                    ),
+                ),
+                PostTraining("q", 4, "tensor", "gptq", "mse", 10),
+            ),
+            pretrained=Pretrained("mlperf-tiny/pretrainedResnet.tflite", 255.0),
+        ),
+    },
     (Row("r", "error", "small", "dense", 1.5, 0.1, "higher", "fc1/kernel"),),
     5,
     2.5,
@@ -108,8 +136,27 @@ def test_every_class_comes_back_from_yaml(value):
 
 def test_the_round_trip_holds_every_technique_and_model():
     text = yaml.safe_dump(to_plain(TABLE))
-    for cls in (*typing.get_args(config.Technique), *typing.get_args(config.Model)):
+    for cls in (*typing.get_args(config.Technique), *typing.get_args(config.Model), PostTraining):
         assert f"type: {cls.__name__}" in text
+    assert "type: Stage" not in text
+
+
+@pytest.mark.parametrize(
+    "stages, words",
+    [
+        ((PostTraining("q"),), "stands last in an experiment, on top of another"),
+        ((Stage("s", 1), PostTraining("q"), Stage("t", 1)), "stands last in an experiment"),
+    ],
+)
+def test_post_training_stands_on_top_of_a_stage_that_trains(stages, words):
+    with pytest.raises(ValueError, match=words):
+        Experiment(Data(), MLP(), stages)
+
+
+@pytest.mark.parametrize("bits, examples", [(1, 10), (9, 10), (8, 0)])
+def test_post_training_refuses_bits_and_examples_out_of_range(bits, examples):
+    with pytest.raises(ValueError, match=f"bits={bits}, examples={examples}; bits are from 2 to 8"):
+        PostTraining("q", bits, examples=examples)
 
 
 @pytest.mark.parametrize("path", PAPER_TABLES, ids=lambda path: path.stem)

@@ -2,12 +2,9 @@
 
 import gzip
 import hashlib
-import http.server
 import os
 import struct
 import sys
-import tarfile
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import data
+from experiments import data, downloads
 
 TRAIN, TEST = 12, 5
 
@@ -51,7 +48,7 @@ def mnist_files(name: str = "mnist") -> tuple[dict[str, bytes], np.ndarray, np.n
     images, labels = examples(np.random.default_rng(0), TRAIN + TEST, (4, 3))
     parts = (images[:TRAIN], labels[:TRAIN], images[TRAIN:], labels[TRAIN:])
     packed = (gzip.compress(idx(part), mtime=0) for part in parts)
-    return dict(zip(data.files(name), packed, strict=True)), images, labels
+    return dict(zip(downloads.files(name), packed, strict=True)), images, labels
 
 
 def cifar_files() -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
@@ -59,7 +56,7 @@ def cifar_files() -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
     planes, labels = examples(np.random.default_rng(1), 12, (3, 32, 32))
     records = np.concatenate([labels[:, None], planes.reshape(12, -1)], axis=1)
     batches = (records[i : i + 2].tobytes() for i in range(0, 12, 2))
-    return dict(zip(data.files("cifar-10"), batches, strict=True)), planes, labels
+    return dict(zip(downloads.files("cifar-10"), batches, strict=True)), planes, labels
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +181,7 @@ def test_fingerprint_sees_pixels_labels_splits_and_order(mnist):
 
 def test_missing_file_is_named_and_nothing_is_written(mnist):
     root, accepted = mnist
-    gone = root / data.files("mnist")[1]
+    gone = root / downloads.files("mnist")[1]
     gone.unlink()
     before = sorted(root.rglob("*"))
     with pytest.raises(FileNotFoundError, match="train-labels-idx1.*data_dir.*1 of 4.*https://"):
@@ -202,7 +199,7 @@ def test_missing_directory_from_the_environment_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:]])
 def test_damaged_file_is_refused_by_its_checksum(mnist, damage):
     root, accepted = mnist
-    path = data.files("mnist")[0]
+    path = downloads.files("mnist")[0]
     raw = damage((root / path).read_bytes())
     (root / path).write_bytes(raw)
     with pytest.raises(ValueError, match=f"train-images.*{md5(raw)}.*{accepted[path][0]}"):
@@ -216,7 +213,7 @@ def test_real_table_refuses_other_files(mnist):
 
 def test_cut_gzip_is_refused_even_with_its_checksum_accepted(mnist):
     root, accepted = mnist
-    path = data.files("mnist")[0]
+    path = downloads.files("mnist")[0]
     accepted |= write(root, {path: (root / path).read_bytes()[:-12]})
     with pytest.raises(ValueError, match="train-images.*gzip"):
         data.load("mnist", data_dir=root, validation=2, accepted=accepted)
@@ -252,94 +249,9 @@ def test_label_outside_the_classes_is_refused():
 
 def test_image_and_label_counts_must_agree(mnist):
     root, accepted = mnist
-    accepted |= write(root, {data.files("mnist")[1]: gzip.compress(idx(np.zeros(TRAIN - 1, np.uint8)))})
+    accepted |= write(root, {downloads.files("mnist")[1]: gzip.compress(idx(np.zeros(TRAIN - 1, np.uint8)))})
     with pytest.raises(ValueError, match="12 images but 11 labels"):
         data.load("mnist", data_dir=root, validation=2, accepted=accepted)
-
-
-def test_every_published_file_has_checksums():
-    assert set(data.ACCEPTED) == {p for n in data.NAMES[1:] for p in data.files(n)} | {data.CIFAR_ARCHIVE}
-    sums = [checksum for accepted in data.ACCEPTED.values() for checksum in accepted]
-    assert len(set(sums)) == len(sums) and all(len(bytes.fromhex(checksum)) == 16 for checksum in sums)
-
-
-# --- downloading
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and notes every path that was asked for in `server.asked`."""
-
-    def log_message(self, *_):
-        self.server.asked.append(self.path)
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serves tmp_path/served; yields (directory, base URL, list of paths asked for)."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    directory = tmp_path / "served"
-    directory.mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=directory)) as httpd:
-        httpd.asked = []
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield directory, f"http://127.0.0.1:{httpd.server_port}/", httpd.asked
-        httpd.shutdown()
-        thread.join()
-
-
-def test_download_tries_the_next_mirror_and_then_keeps_the_file(server, tmp_path):
-    directory, base, asked = server
-    (directory / "bad").write_bytes(b"not this")
-    (directory / "good").write_bytes(b"this")
-    urls = [base + path for path in ("absent", "bad", "good")]
-    target = tmp_path / "cache" / "file"
-    assert data.download(urls, md5(b"this"), target).read_bytes() == b"this"
-    assert sum("good" in path for path in asked) == 1
-    asked.clear()
-    data.download(urls, md5(b"this"), target)
-    assert not asked and [p.name for p in target.parent.iterdir()] == ["file"]
-
-
-def test_download_with_a_wrong_checksum_leaves_nothing_and_tells_each_failure(server, tmp_path):
-    directory, base, _ = server
-    (directory / "bad").write_bytes(b"not this")
-    urls = [base + "absent", base + "bad", "http://127.0.0.1:1/refused"]
-    target = tmp_path / "cache" / "file"
-    with pytest.raises(OSError, match=r"(?s)absent: 404.*bad: .*hash.*refused: ") as caught:
-        data.download(urls, md5(b"this"), target)
-    assert md5(b"this") in str(caught.value)
-    assert not list(target.parent.iterdir())
-
-
-def test_fetch_fills_an_idx_set(server, tmp_path):
-    directory, base, asked = server
-    contents, *_ = mnist_files()
-    accepted = write(directory, contents)
-    fetch = partial(data.fetch, "mnist", tmp_path / "cache", mirrors={"mnist": [base + "mnist/"]}, accepted=accepted)
-    fetch()
-    loaded = data.load("mnist", data_dir=tmp_path / "cache", validation=2, accepted=accepted)
-    assert len(loaded.train.labels) == TRAIN - 2
-    asked.clear()
-    fetch()
-    assert not asked
-
-
-def test_fetch_unpacks_only_the_named_members_of_the_cifar_archive(server, tmp_path):
-    directory, base, asked = server
-    contents, *_ = cifar_files()
-    accepted = write(tmp_path / "made", {**contents, "cifar-10-batches-bin/readme.html": b"hello"})
-    with tarfile.open(directory / data.CIFAR_ARCHIVE, "w:gz") as tar:
-        tar.add(tmp_path / "made" / "cifar-10-batches-bin", "cifar-10-batches-bin")
-    accepted[data.CIFAR_ARCHIVE] = (md5((directory / data.CIFAR_ARCHIVE).read_bytes()),)
-    cache = tmp_path / "cache"
-    fetch = partial(data.fetch, "cifar-10", cache, mirrors={"cifar-10": [base]}, accepted=accepted)
-    fetch()
-    assert {str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file()} == set(contents)
-    assert len(data.load("cifar-10", data_dir=cache, validation=1, accepted=accepted).test.labels) == 2
-    asked.clear()
-    fetch()
-    assert not asked
 
 
 # --- the real sets

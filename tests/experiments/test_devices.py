@@ -40,6 +40,15 @@ def test_export_reports_what_litert_does(run, tmp_path):
         assert text in devices.described(found)
 
 
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_integers_are_those_of_the_device(run, tmp_path, format):
+    found = devices.export(run, tmp_path / "model.tflite", format)
+    assert found.largest_difference == 0 and found.same_class == 100
+    assert found.litert_accuracy == found.jax_accuracy == pytest.approx(run.metrics["accuracy"], abs=3)
+    assert found.bytes < 4 * run.metrics["dense_parameters"] + 4000
+    assert "written by jaxcompress" in devices.described(found)
+
+
 def test_unfinished_run_is_refused_before_any_work(run, tmp_path):
     (tmp_path / "config.yaml").write_text((run.folder / "config.yaml").read_text())
     with pytest.raises(ValueError, match="is not finished"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.data import Split
-from experiments.evaluate import error_rate, predict, quality
+from experiments.evaluate import activity, error_rate, predict, quality
 
 LABELS = np.array([0, 0, 0, 1, 1, 2], np.int32)
 GUESSES = np.array([0, 0, 1, 1, 2, 2])
@@ -52,3 +52,14 @@ def test_error_rate_counts_wrong_classes():
     images = (255 * OUTPUTS).astype(np.uint8)[:, None, None, :]
     assert error_rate(identity, jnp.float32(1), Split(images, LABELS)) == pytest.approx(100 * 2 / 6)
     assert error_rate(identity, jnp.float32(1), Split(images, GUESSES.astype(np.int32))) == 0
+
+
+def test_activity_by_hand():
+    params = {"a": jnp.float32([[1, -1], [1, -1]]), "b": jnp.ones((2, 3))}
+    images = np.float32([[1, 0]] * 1001 + [[-1, 0]])  # two chunks of unequal size
+    found = activity(lambda p, x: jnp.maximum(x @ p["a"], 0) @ p["b"], params, images)
+    assert {path: entry["macs"] for path, entry in found.items()} == {"a": 4, "b": 6}
+    assert found["a"]["input %"] == found["b"]["input %"] == pytest.approx(50)
+
+    twice = activity(lambda p, x: jnp.maximum(x @ p["a"], 0) @ p["a"], params, np.float32([[1, 1]]))
+    assert twice["a"] == {"macs": 8, "input %": pytest.approx(75)}

@@ -64,6 +64,7 @@ def test_run_leaves_what_it_promises(shared):
     assert metrics["error"] + metrics["accuracy"] == pytest.approx(100)
     assert metrics["macs"] == metrics["dense_macs"] == 64 * 16 + 16 * 10
     assert metrics["parameters"] < metrics["dense_parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert {path: a["macs"] for path, a in metrics["activity"].items()} == {"fc1/kernel": 1024, "fc2/kernel": 160}
     assert json.loads((run.folder / "ledger.json").read_text())["packed_bytes"] == metrics["bytes"]
     assert f"{metrics['bytes']:,}" in (run.folder / "ledger.txt").read_text()
     for name in ("curves.png", "confusion.png"):

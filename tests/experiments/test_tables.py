@@ -12,8 +12,9 @@ from experiments.config import MLP, Data, Experiment, Row, Stage, Table
 EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 1), Stage("pruned", 1)))
 METRICS = {
     "error": 2.0, "accuracy": 98.0, "precision": 0.9, "recall": 0.8, "f1": 0.85, "bytes": 1000, "rate": 4.0,
-    "parameters": 250, "dense_parameters": 1000, "macs": 1184,
+    "parameters": 250, "dense_parameters": 1000, "macs": 1184, "dense_macs": 2000, "differ": 3,
 }  # fmt: skip
+DERIVED = {"parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "FLOP": 4000}
 LEAF = {
     "path": "fc1/kernel", "kind": "Masked(Clustered 4)", "parameters": 100, "nonzero": 20, "dense_bytes": 400,
     "packed_bytes": 41,
@@ -31,7 +32,8 @@ def finished(settings, stage="pruned", seed=0, **metrics):
     """Writes the folder of a finished run, so that none is trained."""
     folder = runs.locate(replace(EXPERIMENT.until(stage), seed=seed), settings.root).folder
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(METRICS | metrics))
+    activity = {"fc1/kernel": {"macs": 100, "input %": 40.0}}
+    (folder / "metrics.json").write_text(json.dumps(METRICS | {"activity": activity} | metrics))
     (folder / "ledger.json").write_text(json.dumps({"entries": [LEAF]}))
 
 
@@ -78,7 +80,7 @@ def test_spread_is_the_sample_standard_deviation(settings):
 
 @pytest.mark.parametrize(
     ("metric", "value"),
-    [*((name, METRICS[name]) for name in METRICS if name != "dense_parameters"), ("parameter rate", 4.0)],
+    [*((name, METRICS[name]) for name in METRICS if not name.startswith("dense_")), *DERIVED.items()],
 )
 def test_every_metric_of_a_model_is_read(settings, metric, value):
     finished(settings)
@@ -86,7 +88,7 @@ def test_every_metric_of_a_model_is_read(settings, metric, value):
 
 
 def test_every_metric_of_a_model_is_tested():
-    assert set(tables.METRICS) == {*METRICS, "parameter rate"} - {"dense_parameters"}
+    assert set(tables.METRICS) == {*METRICS, *DERIVED} - {"dense_parameters", "dense_macs"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,10 @@ def test_every_metric_of_a_model_is_tested():
     [
         ("weights", 100),
         ("weights %", 20.0),
+        ("FLOP", 200),
+        ("act %", 40.0),
+        ("FLOP %", 8.0),
+        ("FLOP % of dense input", 20.0),
         ("weight bits P+Q", 8 * 12 / 20),
         ("weight bits P+Q+H", 8 * 10 / 20),
         ("index bits P+Q", 8 * 20 / 20),

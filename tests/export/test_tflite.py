@@ -54,6 +54,15 @@ def test_factors_stay_two_thin_operations(lenet):
     assert (9, 800) in first.inputs and (500, 9) in second.inputs
 
 
+@pytest.mark.parametrize("format, smaller", [("float16", 1.9), ("dynamic-int8", 3.5)])
+def test_smaller_formats_are_smaller_and_near(lenet, tmp_path, format, smaller):
+    net = lenet[0]
+    size = tflite(net.apply, net.params, net.x, tmp_path / "small.tflite", format=format)
+    assert size * smaller < 4 * sum(leaf.size for leaf in jax.tree.leaves(net.params)) + 8000
+    found = Model(tmp_path / "small.tflite")(np.asarray(net.x))
+    np.testing.assert_allclose(found, net.apply(net.params, net.x), atol=0.05)
+
+
 def test_latency_is_positive_and_says_how_it_was_measured(lenet):
     found = latency(lenet[2], device="here", interpreters=2, invokes=20)
     assert 0 < found.min_us <= found.median_us < 1e6

@@ -86,7 +86,7 @@ def test_table_is_printed_and_written(run, table, out, tmp_path):
         assert word in text
     names = sorted(path.name for path in (out / "tables").iterdir())
     assert names == ["paper-table.json", "paper-table.md", "paper-table.png"]
-    assert "trained" in messages and "Traceback" not in messages
+    assert "done: dense" in messages and "Traceback" not in messages
     rows = json.loads((out / "tables" / "paper-table.json").read_text())["rows"]
     assert [set(row) >= {"row", "metric", "paper", "mean", "std", "n", "verdict"} for row in rows] == [True, True]
     assert [(row["n"], row["std"]) for row in rows] == [(1, None), (1, None)]

@@ -1,0 +1,70 @@
+"""Fixed-point arithmetic of integer kernels: products with a real number, in int32 alone.
+
+A kernel multiplies its accumulator by a real number, such as ``scale_in * scale_w / scale_out``. The reference kernels
+of TensorFlow Lite and of the microcontrollers write it as ``multiplier * 2**(shift - 31)`` with an integer multiplier
+in [2**30, 2**31) (Jacob et al. 2018, arXiv:1712.05877, section 2.2, and the gemmlowp library) and round twice.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Int32
+
+Integer = np.ndarray | np.int32
+Ties = Literal["away", "up"]
+
+
+class Multiplier(NamedTuple):
+    """Holds positive reals as ``multiplier * 2**(shift - 31)``; int32 of one shape."""
+
+    multiplier: Integer
+    shift: Integer
+
+
+def multiplier_of(real: np.ndarray | np.float64) -> Multiplier:
+    """Writes positive reals, float64, as fixed-point multipliers, rounded half away from zero."""
+    fraction, exponent = np.frexp(np.asarray(real, np.float64))
+    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    carried = multiplier == 2**31
+    multiplier, exponent = np.where(carried, 2**30, multiplier), exponent + carried
+    vanishes = (multiplier == 0) | (exponent < -31)
+    return Multiplier(
+        np.where(vanishes, 0, multiplier).astype(np.int32), np.where(vanishes, 0, exponent).astype(np.int32)
+    )
+
+
+def multiply(values: Int32[Array, "..."], by: Multiplier, ties: Ties = "away") -> Int32[Array, "..."]:
+    """Multiplies int32 `values` by reals with two roundings, whose last sends ties ``away`` from zero or ``up``.
+
+    The reference kernels round away; those that LiteRT has for int4 convolutions round up, as vector units do.
+    """
+    left = jnp.left_shift(values, jnp.maximum(by.shift, 0))
+    return divide_by_power(doubling_high_product(left, by.multiplier), np.maximum(-by.shift, 0), ties)
+
+
+def doubling_high_product(a: Int32[Array, "..."], b: Integer) -> Int32[Array, "..."]:
+    """Returns ``round(a * b / 2**31)`` for b >= 0, half away from zero but for negative halves, which go up.
+
+    The 64-bit product is put together from 16-bit limbs, since accelerators and JAX by default have no int64.
+    """
+    magnitude, factor = jnp.abs(a).astype(jnp.uint32), jnp.asarray(b).astype(jnp.uint32)
+    low, high = jnp.uint32(0xFFFF), jnp.uint32(16)
+    a0, a1, b0, b1 = magnitude & low, magnitude >> high, factor & low, factor >> high
+    middle = ((a0 * b0) >> high) + ((a0 * b1) & low) + ((a1 * b0) & low)
+    bottom = ((a0 * b0) & low) | (middle << high)
+    top = a1 * b1 + ((a0 * b1) >> high) + ((a1 * b0) >> high) + (middle >> high)
+    rounded = bottom + jnp.where(a < 0, jnp.uint32(2**30 - 1), jnp.uint32(2**30))
+    top = top + (rounded < bottom).astype(jnp.uint32)
+    result = ((top << jnp.uint32(1)) | (rounded >> jnp.uint32(31))).astype(jnp.int32)
+    return jnp.where(a < 0, -result, result)
+
+
+def divide_by_power(values: Int32[Array, "..."], exponent: Integer, ties: Ties = "away") -> Int32[Array, "..."]:
+    """Returns ``round(values / 2**exponent)``, ties away from zero or up."""
+    mask = jnp.left_shift(jnp.int32(1), jnp.asarray(exponent, jnp.int32)) - 1
+    threshold = mask >> 1
+    if ties == "away":
+        threshold = threshold + (values < 0).astype(jnp.int32)
+    return jnp.right_shift(values, jnp.asarray(exponent, jnp.int32)) + ((values & mask) > threshold).astype(jnp.int32)
