@@ -10,12 +10,13 @@ between libraries. The arithmetics here give, bit for bit, what the kernels of t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 
 from jaxcompress.interpreters.graph import Graph, Node, by_channel, convolve, pool, rearrange, window_of
 from jaxcompress.numerics import fixed_point
@@ -25,23 +26,34 @@ SMALLEST, LARGEST = -128, 127  # of int8
 
 
 class Grid(NamedTuple):
-    """Maps an activation's int8 codes to reals, ``scale * (code - zero_point)``; a float32 and an int."""
+    """Maps an activation's codes of `bits` bits to reals, ``scale * (code - zero_point)``; a float32 and an int."""
 
     scale: np.float32
     zero_point: int
+    bits: int = 8
+
+    @property
+    def smallest(self) -> int:
+        """The smallest code."""
+        return -(2 ** (self.bits - 1))
+
+    @property
+    def largest(self) -> int:
+        """The largest code."""
+        return 2 ** (self.bits - 1) - 1
 
 
 class Layer(NamedTuple):
     """Holds the integers of a convolution or dense layer.
 
     `kernel` (int8) has the outputs last; `scale` (float32) and `bias` (int32, of scale ``input's * scale``) are by
-    output. A file stores a code of the kernel in `bits`, 4 or 8.
+    output. A file stores a code of the kernel in `bits`, 4 or 8. All four may be traced, as in training.
     """
 
-    kernel: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-    bits: int = 8
+    kernel: Any
+    scale: Any
+    bias: Any
+    bits: Any = 8
 
 
 class Integers(NamedTuple):
@@ -66,7 +78,7 @@ def integers(model: Integers, arithmetic: Arithmetic = "xnnpack") -> Callable[[A
             raise ValueError(
                 f"{node.name} is a {node.kind!r}, which has no rule in integers; {', '.join(_RULES)} have one"
             )
-    packed = [name for name, layer in model.layers.items() if layer.bits == 4]
+    packed = [name for name, layer in model.layers.items() if not isinstance(layer.bits, Tracer) and layer.bits == 4]
     if arithmetic == "micro" and packed:
         raise ValueError(f"{', '.join(packed)} have int4 kernels; tflite-micro has no arithmetic for these")
 
@@ -77,13 +89,16 @@ def integers(model: Integers, arithmetic: Arithmetic = "xnnpack") -> Callable[[A
 
 
 def encode(values: Array, grid: Grid) -> Array:
-    """Rounds reals to the int8 codes of a grid, half to even, as the device's quantization of a float input does."""
-    codes = jnp.round(values / grid.scale) + grid.zero_point
-    return jnp.clip(codes, SMALLEST, LARGEST).astype(jnp.int8)
+    """Rounds reals to the codes of a grid, half to even, as the device's quantization of a float input does.
+
+    Codes are int8, and int16 on a grid of 16 bits.
+    """
+    codes = jnp.clip(jnp.round(values / grid.scale) + grid.zero_point, grid.smallest, grid.largest)
+    return codes.astype(jnp.int8 if grid.bits <= 8 else jnp.int16)
 
 
 def decode(codes: Array, grid: Grid) -> Array:
-    """Returns the reals that int8 codes stand for."""
+    """Returns the reals that codes stand for."""
     return (codes.astype(jnp.float32) - grid.zero_point) * grid.scale
 
 
@@ -108,35 +123,74 @@ def _layer(node: Node, inputs: Sequence[Array], model: Integers, arithmetic: Ari
     total = _accumulated(node, inputs[0], layer, given)
     total = total + by_channel(layer.bias, total.ndim)
     scales = by_channel(layer.scale, total.ndim)
-    reference = np.float64(given.scale) * scales.astype(np.float64) / np.float64(made.scale)
-    if arithmetic == "xnnpack" and node.kind == "convolution" and layer.bits == 4:
-        arithmetic = "reference"  # but for the ties
-        out = fixed_point.multiply(total, fixed_point.multiplier_of(reference), ties="up")
-    elif arithmetic == "xnnpack":
-        out = jnp.round(total.astype(jnp.float32) * (given.scale * scales / made.scale))
+
+    def by_floats() -> Array:
+        out = jnp.round(total.astype(jnp.float32) * _float_factor(given, scales, made))
         out = jnp.clip(out, -(2.0**20), 2.0**20).astype(jnp.int32)  # beyond int8 anyway, and safe to convert
-    elif arithmetic == "reference" and node.kind == "dense":
-        out = _rounded_product(total, reference)
-    else:
-        out = fixed_point.multiply(total, fixed_point.multiplier_of(reference))
-    return _clamped(out, node, made, arithmetic)
+        return _clamped(out, node, made, "xnnpack")
+
+    def by_fixed_point(ties: fixed_point.Ties = "away") -> Array:
+        by = fixed_point.multiplier_of(_double_factor(given, scales, made))
+        return _clamped(fixed_point.multiply(total, by, ties), node, made, "reference")
+
+    if arithmetic == "reference" and node.kind == "dense":
+        return _clamped(_rounded_product(total, _double_factor(given, scales, made)), node, made, arithmetic)
+    if arithmetic != "xnnpack":
+        return by_fixed_point()
+    if node.kind != "convolution":
+        return by_floats()
+    if isinstance(layer.bits, Tracer):
+        return jnp.where(layer.bits == 4, by_fixed_point("up"), by_floats())
+    return by_fixed_point("up") if layer.bits == 4 else by_floats()
+
+
+def _float_factor(given: Grid, scales: Any, made: Grid) -> Any:
+    """Returns the factor that rescales sums, in float32."""
+    if isinstance(scales, np.ndarray):
+        return given.scale * scales / made.scale
+    # The compiler must not turn the division by a constant into a product with its inverse.
+    return given.scale * scales / lax.optimization_barrier(jnp.float32(made.scale))
+
+
+def _double_factor(given: Grid, scales: Any, made: Grid) -> Any:
+    """Returns the factor that rescales sums, in float64."""
+    if isinstance(scales, np.ndarray):
+        return np.float64(given.scale) * scales.astype(np.float64) / np.float64(made.scale)
+    with jax.enable_x64(True):
+        divisor = lax.optimization_barrier(jnp.float64(made.scale))
+        return jnp.float64(given.scale) * scales.astype(jnp.float64) / divisor
 
 
 def _accumulated(node: Node, codes: Array, layer: Layer, given: Grid) -> Array:
     """Sums the products of a layer, int32, in float32 where that is exact."""
-    largest = np.abs(layer.kernel.astype(np.int64)).sum(tuple(range(layer.kernel.ndim - 1))).max()
-    exact = largest * max(given.zero_point - SMALLEST, LARGEST - given.zero_point) < 2**24
-    dtype = jnp.float32 if exact else jnp.int32
-    x = codes.astype(dtype) - jnp.asarray(given.zero_point, dtype)
-    kernel, precise = jnp.asarray(layer.kernel, dtype), lax.Precision.HIGHEST
-    if node.kind == "dense":
-        total = jnp.matmul(x, kernel, precision=precise)
-    else:
-        total = convolve(x, kernel, window_of(node), precision=precise)
-    return total.astype(jnp.int32)
+    spread = max(given.zero_point - SMALLEST, LARGEST - given.zero_point)
+
+    def sums(kernel: Any, dtype: Any = jnp.float32) -> Array:
+        x = codes.astype(dtype) - jnp.asarray(given.zero_point, dtype)
+        kernel, precise = jnp.asarray(kernel).astype(dtype), lax.Precision.HIGHEST
+        if node.kind == "dense":
+            return jnp.matmul(x, kernel, precision=precise).astype(jnp.int32)
+        return convolve(x, kernel, window_of(node), precision=precise).astype(jnp.int32)
+
+    if _largest_sum(layer.kernel, 128) * spread < 2**24:
+        return sums(layer.kernel)
+    # Two halves of the codes, ``16 * high + low``, in floats: on CPU integer convolutions cost several times as much.
+    wide = layer.kernel.astype(np.int32)
+    high = (wide + 8) >> 4
+    low = wide - (high << 4)
+    if max(_largest_sum(high, 8), _largest_sum(low, 8)) * spread < 2**24:
+        return 16 * sums(high) + sums(low)
+    return sums(layer.kernel, jnp.int32)
 
 
-def _rounded_product(total: Array, scale: np.ndarray) -> Array:
+def _largest_sum(kernel: Any, largest: int) -> int:
+    """Returns the largest sum of magnitudes of an output's codes; of traced ones, as if all were `largest`."""
+    if isinstance(kernel, Tracer):
+        return largest * int(np.prod(kernel.shape[:-1]))
+    return int(np.abs(np.asarray(kernel).astype(np.int64)).sum(tuple(range(kernel.ndim - 1))).max())
+
+
+def _rounded_product(total: Array, scale: Any) -> Array:
     """Rescales in float64, half away from zero, as the reference kernel of dense layers."""
     with jax.enable_x64(True):
         product = total.astype(jnp.float64) * jnp.asarray(scale, jnp.float64)

@@ -19,7 +19,8 @@ def code_range(bits: Array | int, symmetric: bool) -> tuple[Array, Array]:
     """
     # Behind the barrier bits are never a constant of the program: XLA would turn the division by a constant range into
     # a product with its inverse, and the packed weights would differ from the trained ones in the last bit.
-    half = jnp.exp2(lax.optimization_barrier(jnp.asarray(bits, jnp.float32)) - 1)
+    # And ldexp, since exp2 of 15 is not 2**15 in float32.
+    half = jnp.ldexp(jnp.float32(0.5), lax.optimization_barrier(jnp.asarray(bits, jnp.int32)))
     return (1 - half if symmetric else -half), half - 1
 
 

@@ -7,12 +7,14 @@ in [2**30, 2**31) (Jacob et al. 2018, arXiv:1712.05877, section 2.2, and the gem
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Int32
 
-Integer = np.ndarray | np.int32
+Integer = np.ndarray | np.int32 | Array
 Ties = Literal["away", "up"]
 
 
@@ -23,16 +25,20 @@ class Multiplier(NamedTuple):
     shift: Integer
 
 
-def multiplier_of(real: np.ndarray | np.float64) -> Multiplier:
-    """Writes positive reals, float64, as fixed-point multipliers, rounded half away from zero."""
-    fraction, exponent = np.frexp(np.asarray(real, np.float64))
-    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
-    carried = multiplier == 2**31
-    multiplier, exponent = np.where(carried, 2**30, multiplier), exponent + carried
-    vanishes = (multiplier == 0) | (exponent < -31)
-    return Multiplier(
-        np.where(vanishes, 0, multiplier).astype(np.int32), np.where(vanishes, 0, exponent).astype(np.int32)
-    )
+def multiplier_of(real: np.ndarray | np.float64 | Array) -> Multiplier:
+    """Writes positive reals, float64, as fixed-point multipliers, rounded half away from zero.
+
+    Known reals become known multipliers; traced ones are of a scope in which JAX has 64 bits.
+    """
+    with jax.enable_x64(True):
+        xp = jnp if isinstance(real, Tracer) else np
+        fraction, exponent = xp.frexp(xp.asarray(real, np.float64))
+        multiplier = xp.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+        carried = multiplier == 2**31
+        multiplier, exponent = xp.where(carried, 2**30, multiplier), exponent + carried.astype(np.int32)
+        vanishes = (multiplier == 0) | (exponent < -31)
+        found = xp.where(vanishes, 0, multiplier), xp.where(vanishes, 0, exponent)
+        return Multiplier(*(part.astype(np.int32) for part in found))
 
 
 def multiply(values: Int32[Array, "..."], by: Multiplier, ties: Ties = "away") -> Int32[Array, "..."]:
@@ -41,7 +47,7 @@ def multiply(values: Int32[Array, "..."], by: Multiplier, ties: Ties = "away") -
     The reference kernels round away; those that LiteRT has for int4 convolutions round up, as vector units do.
     """
     left = jnp.left_shift(values, jnp.maximum(by.shift, 0))
-    return divide_by_power(doubling_high_product(left, by.multiplier), np.maximum(-by.shift, 0), ties)
+    return divide_by_power(doubling_high_product(left, by.multiplier), jnp.maximum(-by.shift, 0), ties)
 
 
 def doubling_high_product(a: Int32[Array, "..."], b: Integer) -> Int32[Array, "..."]:

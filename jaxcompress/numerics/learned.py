@@ -18,7 +18,7 @@ def lsq(
     values: Float[Array, "..."],
     step: Array | float,
     bits: Array | int,
-    signed: bool = True,
+    signed: Array | bool = True,
     *,
     symmetric: bool = False,
     count: int | None = None,
@@ -51,7 +51,7 @@ def lsq_codes(
 def lsq_step(
     values: Float[Array, "..."],
     bits: Array | int,
-    signed: bool = True,
+    signed: Array | bool = True,
     *,
     symmetric: bool = False,
     axes: Axes | None = None,
@@ -182,9 +182,9 @@ def usable_step(step: Array | float) -> Float[Array, "..."]:
     return jnp.maximum(step, jnp.finfo(jnp.float32).tiny)
 
 
-def _code_range(bits: Array | int, signed: bool, symmetric: bool = False) -> tuple[Array | float, Array]:
+def _code_range(bits: Array | int, signed: Array | bool, symmetric: bool = False) -> tuple[Array, Array]:
     low, high = affine.code_range(bits, symmetric)
-    return (low, high) if signed else (0.0, high - low)
+    return jnp.where(signed, low, 0.0), jnp.where(signed, high, high - low)
 
 
 def _gradient_scale(values: Array, step: Array, count: int | None, high: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Integer activations: one grid for every tensor that a device holds, calibrated, trained and made integers."""
+"""Integer activations: one grid for every tensor that a device holds, calibrated and trained."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcompress.arrays import CompressedArray, dense
+from jaxcompress.arrays import CompressedArray
 from jaxcompress.interpreters.graph import INPUT, Graph, Node, operate
-from jaxcompress.interpreters.integers import LARGEST, SMALLEST, Grid, Integers, Layer
+from jaxcompress.interpreters.integers import Grid
 from jaxcompress.numerics import affine
 from jaxcompress.paths import Params
 from jaxcompress.quantize.ranges import Calibrator, min_max
@@ -38,13 +38,17 @@ def tensors(graph: Graph) -> dict[str, str]:
 
 
 def calibrate(
-    graph: Graph, weights: Params, batches: Iterable[Any], calibrator: Calibrator | None = None
+    graph: Graph, weights: Params, batches: Iterable[Any], calibrator: Calibrator | None = None, *, bits: int = 8
 ) -> dict[str, Grid]:
     """Chooses the grid of every tensor of a graph from the values that it takes on `batches` of inputs.
 
-    Grids are int8, asymmetric, and hold zero exactly. `calibrator` is `min_max` by default. Tensors that share a grid
-    are observed together. Raises ValueError if there are no batches, and for values that are not finite.
+    Grids have `bits` bits, from 2 to 8 asymmetric, with 16 symmetric as the kernels of devices want, and hold zero
+    exactly. `calibrator` is `min_max` by default; one that knows bits should know the same. Tensors that share a grid
+    are observed together. Raises ValueError for other bits, if there are no batches, and for values that are not
+    finite.
     """
+    if bits not in (*range(2, 9), 16):
+        raise ValueError(f"activations of {bits!r} bits are not known; bits are from 2 to 8, or 16")
     calibrator = calibrator or min_max()
     shared = tensors(graph)
     states = {name: calibrator.init() for name in set(shared.values())}
@@ -54,7 +58,7 @@ def calibrate(
         states, count = observe(states, jnp.asarray(batch)), count + 1
     if not count:
         raise ValueError("the calibration set is empty; at least one batch is needed")
-    grids = {name: _grid(name, *calibrator.limits(state)) for name, state in states.items()}
+    grids = {name: _grid(name, *calibrator.limits(state), bits) for name, state in states.items()}
     return {name: grids[first] for name, first in shared.items()}
 
 
@@ -73,11 +77,11 @@ def _observed(
     return states
 
 
-def _grid(name: str, low: Array, high: Array) -> Grid:
-    scale, zero_point = affine.affine_range(low, high, 8, symmetric=False)
+def _grid(name: str, low: Array, high: Array, bits: int) -> Grid:
+    scale, zero_point = affine.affine_range(low, high, bits, symmetric=bits == 16)
     if not np.isfinite(scale):
         raise ValueError(f"the range of {name} is [{float(low)}, {float(high)}], which is not finite")
-    return Grid(np.float32(scale), int(zero_point))
+    return Grid(np.float32(scale), int(zero_point), bits)
 
 
 def fake_quantized(graph: Graph, weights: Params, grids: Mapping[str, Grid]) -> Callable[[Array], Array]:
@@ -88,7 +92,7 @@ def fake_quantized(graph: Graph, weights: Params, grids: Mapping[str, Grid]) -> 
     range and are zero outside of it. The values differ from the device's by a unit now and then, since kernels rescale
     sums with roundings of their own: `jaxcompress.integers` gives those exactly.
     """
-    _check(graph, grids)
+    check_observed(graph, grids)
     return lambda x: fake_quantized_values(graph, weights, grids, x)[graph.output]
 
 
@@ -97,8 +101,8 @@ def fake_quantized_values(graph: Graph, weights: Params, grids: Mapping[str, Gri
 
     def step(node: Node, inputs: list[Array]) -> Array:
         layer = dict(weights.get(node.name, {}))
-        if layer and _rounded(layer["kernel"]) is not None:
-            scale = grids[node.inputs[0]].scale * _integers(node.name, layer["kernel"])[1]
+        if layer and integers_of(layer["kernel"]) is not None:
+            scale = grids[node.inputs[0]].scale * kernel_integers(node.name, layer["kernel"])[1]
             layer["bias"] = affine.straight_through(layer["bias"], jnp.round(layer["bias"] / scale) * scale)
         out = operate(node, layer, inputs)
         return out if node.kind in _KEEP_GRID and node.kind != "average_pool" else on_grid(out, grids[node.name])
@@ -108,41 +112,18 @@ def fake_quantized_values(graph: Graph, weights: Params, grids: Mapping[str, Gri
 
 def on_grid(values: Array, grid: Grid) -> Array:
     """Rounds values to a grid; gradients pass straight through inside its range."""
-    low, high = (np.float32(code - grid.zero_point) * grid.scale for code in (SMALLEST, LARGEST))
+    low, high = (np.float32(code - grid.zero_point) * grid.scale for code in (grid.smallest, grid.largest))
     inside = jnp.clip(values, low, high)
-    codes = jnp.clip(jnp.round(values / grid.scale) + grid.zero_point, SMALLEST, LARGEST)
+    codes = jnp.clip(jnp.round(values / grid.scale) + grid.zero_point, grid.smallest, grid.largest)
     return affine.straight_through(inside, lax.stop_gradient((codes - grid.zero_point) * grid.scale))
 
 
-def to_integers(graph: Graph, weights: Params, grids: Mapping[str, Grid]) -> Integers:
-    """Turns a graph with rounded weights into the integers that a device computes with.
+def kernel_integers(name: str, kernel: Any) -> tuple[Array, Array, Array]:
+    """Returns the codes of a kernel, its scale by output, and its zero points.
 
-    The codes and scales of the kernels are those of their leaves, symmetric with a scale per tensor or per output;
-    biases become int32 of the accumulator's scale. A kernel whose codes fit in int4 is stored so, unless it is grouped.
-    Raises ValueError for a kernel that is not rounded, for a tensor without a grid, and for a bias beyond int32.
+    Raises ValueError, naming the layer, for a kernel that is not rounded and for scales that no device knows.
     """
-    _check(graph, grids)
-    layers = {node.name: _layer(node, weights[node.name], grids) for node in graph.nodes if node.name in weights}
-    return Integers(graph, dict(grids), layers)
-
-
-def _layer(node: Node, weights: dict[str, Any], grids: Mapping[str, Grid]) -> Layer:
-    codes, scale, zero_point = _integers(node.name, weights["kernel"])
-    if np.any(np.asarray(zero_point)):
-        raise ValueError(f"{node.name}/kernel has zero points; the kernels of a device are symmetric")
-    unit = grids[node.inputs[0]].scale * np.asarray(scale)
-    bias = np.rint(np.asarray(dense(weights["bias"]), np.float64) / unit.astype(np.float64))
-    if not np.abs(bias).max(initial=0) < 2**31:  # nor NaN
-        raise ValueError(f"a bias of {node.name} does not fit int32 at the scale {unit.min():g} of its accumulator")
-    kernel = np.asarray(codes)
-    grouped = node.window is not None and node.window.groups > 1  # the runtimes have no int4 kernels for these
-    bits = 4 if not grouped and np.abs(kernel.astype(np.int32)).max(initial=0) < 8 else 8
-    return Layer(kernel, np.asarray(scale), bias.astype(np.int32), bits)
-
-
-def _integers(name: str, kernel: Any) -> tuple[Array, Array, Array]:
-    """Returns the codes of a kernel, its scale by output, and its zero points."""
-    found = _rounded(kernel)
+    found = integers_of(kernel)
     if found is None:
         kind = type(kernel).__name__ if isinstance(kernel, CompressedArray) else "plain array"
         raise ValueError(f"{name}/kernel is a {kind}; a device needs integers, such as quantize.weights makes")
@@ -152,11 +133,13 @@ def _integers(name: str, kernel: Any) -> tuple[Array, Array, Array]:
     return codes, jnp.broadcast_to(scale.reshape(-1), codes.shape[-1:]), zero_point
 
 
-def _rounded(kernel: Any) -> tuple[Array, Array, Array] | None:
+def integers_of(kernel: Any) -> tuple[Array, Array, Array] | None:
+    """Returns codes, scale and zero point of a kernel that is rounded to integers, None of another."""
     return kernel.integers() if isinstance(kernel, CompressedArray) else None
 
 
-def _check(graph: Graph, grids: Mapping[str, Grid]) -> None:
+def check_observed(graph: Graph, grids: Mapping[str, Grid]) -> None:
+    """Raises ValueError, naming them, for tensors of a graph that have no grid."""
     missing = [name for name in (INPUT, *(node.name for node in graph.nodes)) if name not in grids]
     if missing:
         raise ValueError(f"the range of {', '.join(missing)} was never observed; calibrate the graph first")
