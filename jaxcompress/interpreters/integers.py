@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jaxcompress.interpreters.graph import Graph, Node, by_channel, convolve, pool, rearrange, window_of
-from jaxcompress.numerics import fixed_point
+from jaxcompress.numerics import fixed_point, softmax
 
 Arithmetic = Literal["xnnpack", "reference", "micro"]
 SMALLEST, LARGEST = -128, 127  # of int8
@@ -259,6 +259,14 @@ def _max_pool(node: Node, inputs: Sequence[Array], model: Integers, arithmetic: 
     return pool(inputs[0], lax.max, SMALLEST, window_of(node))
 
 
+def _softmax(node: Node, inputs: Sequence[Array], model: Integers, arithmetic: Arithmetic) -> Array:
+    given, made = _grids(node, model)
+    if (made.scale, made.zero_point, made.bits) != (softmax.OUTPUT_SCALE, softmax.OUTPUT_ZERO_POINT, 8):
+        raise ValueError(f"{node.name} is a softmax on {made}; its kernels want the scale 1/256, zero point -128")
+    rule = softmax.by_table if arithmetic == "xnnpack" else softmax.in_fixed_point
+    return rule(inputs[0], given.scale)
+
+
 def _rearranged(node: Node, inputs: Sequence[Array], model: Integers, arithmetic: Arithmetic) -> Array:
     return rearrange(node, inputs, model.grids[node.name].zero_point)
 
@@ -279,6 +287,7 @@ _RULES: dict[str, Callable[[Node, Sequence[Array], Integers, Arithmetic], Array]
     "mean": _mean,
     "average_pool": _average_pool,
     "max_pool": _max_pool,
+    "softmax": _softmax,
     "concatenate": _rearranged,
     "reshape": _rearranged,
     "transpose": _rearranged,

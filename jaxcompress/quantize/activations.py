@@ -11,12 +11,15 @@ from jax import Array, lax
 from jaxcompress.arrays import CompressedArray
 from jaxcompress.interpreters.graph import INPUT, Graph, Node, operate
 from jaxcompress.interpreters.integers import Grid
-from jaxcompress.numerics import affine
+from jaxcompress.numerics import affine, softmax
 from jaxcompress.paths import Params
 from jaxcompress.quantize.ranges import Calibrator, min_max
 
 # Operations that move or choose codes; their kernels want input and output on one grid.
 _KEEP_GRID = ("max_pool", "average_pool", "reshape", "transpose", "concatenate", "slice", "pad", "relu", "relu6")
+
+# The grid that the kernels of a softmax demand of its output.
+PROBABILITIES = Grid(np.float32(softmax.OUTPUT_SCALE), softmax.OUTPUT_ZERO_POINT)
 
 
 def tensors(graph: Graph) -> dict[str, str]:
@@ -43,9 +46,9 @@ def calibrate(
     """Chooses the grid of every tensor of a graph from the values that it takes on `batches` of inputs.
 
     Grids have `bits` bits, from 2 to 8 asymmetric, with 16 symmetric as the kernels of devices want, and hold zero
-    exactly. `calibrator` is `min_max` by default; one that knows bits should know the same. Tensors that share a grid
-    are observed together. Raises ValueError for other bits, if there are no batches, and for values that are not
-    finite.
+    exactly; the output of a softmax in 8 bits is on the grid of its kernels, 1/256 from 0. `calibrator` is `min_max` by
+    default; one that knows bits should know the same. Tensors that share a grid are observed together. Raises
+    ValueError for other bits, if there are no batches, and for values that are not finite.
     """
     if bits not in (*range(2, 9), 16):
         raise ValueError(f"activations of {bits!r} bits are not known; bits are from 2 to 8, or 16")
@@ -59,7 +62,9 @@ def calibrate(
     if not count:
         raise ValueError("the calibration set is empty; at least one batch is needed")
     grids = {name: _grid(name, *calibrator.limits(state), bits) for name, state in states.items()}
-    return {name: grids[first] for name, first in shared.items()}
+    found = {name: grids[first] for name, first in shared.items()}
+    fixed = {shared[node.name] for node in graph.nodes if node.kind == "softmax" and bits == 8}
+    return found | {name: PROBABILITIES for name, first in shared.items() if first in fixed}
 
 
 def _observed(
