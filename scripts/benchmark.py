@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -15,8 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import benchmarks, cli
-from experiments.benchmarks import peer
 from experiments.environment import environment, processor
+
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax"),
+    *("torch", "qwix", "tensorflow", "ai_edge_quantizer", "ai_edge_litert"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,21 @@ def masks(options: Flat) -> None:
     _report("A mask update, 90 % removed", benchmarks.mask_update, options)
 
 
+def quantize(options: Flat) -> None:
+    """Times 8-bit quantization of LeNet-5 and ResNet-8 beside qwix, TensorFlow's converter and ai-edge-quantizer.
+
+    A training step with rounded weights (W8) and activations (W8A8) : dense; a batch in integers, as LiteRT's kernels
+    compute it : in floats; a TFLite file written : by the stock converter; and the files, with their latency in LiteRT.
+    Peers that are not installed are left out by name.
+    """
+    _report("8-bit quantization, batch of {batch}", benchmarks.quantize, options)
+
+
 def main() -> None:
     """Runs the command line."""
     with cli.ending():
-        tyro.extras.subcommand_cli_from_dict({"train-step": train_step, "masks": masks}, description=__doc__)
+        commands = {"train-step": train_step, "masks": masks, "quantize": quantize}
+        tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
 
 
 def _report(title: str, measure: Callable[[benchmarks.Effort], benchmarks.Report], options: Options) -> None:
@@ -64,19 +79,28 @@ def _report(title: str, measure: Callable[[benchmarks.Effort], benchmarks.Report
     _show(title.format(batch=effort.batch), effort, report)
     if options.json is not None:
         found = {"machine": machine, "environment": environment(), "effort": asdict(effort)}
-        rows = [asdict(row) for row in report.rows]
-        options.json.write_text(json.dumps(found | {"rows": rows, "notes": report.notes}, indent=2) + "\n")
+        found |= {"rows": [asdict(row) for row in report.rows], "notes": report.notes}
+        found |= {"files": [asdict(file) for file in report.files]} if report.files else {}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _machine() -> dict[str, Any]:
-    packages = ("jax", "jaxlib", "flax", "optax", *(("torch",) if peer.installed() else ()))
     return {
         "device": jax.devices()[0].device_kind,
         "processor": processor(),
         "cores": os.cpu_count(),
         "load": ", ".join(f"{load:.1f}" for load in os.getloadavg()) + " over 1, 5 and 15 minutes",
-        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        "versions": ", ".join(_versions()),
     }
+
+
+def _versions() -> Iterator[str]:
+    """Yields name and version of the packages that are compared, where they are installed."""
+    distributions = importlib.metadata.packages_distributions()  # TensorFlow's is named after the platform
+    for package in PACKAGES:
+        if package in distributions:
+            name = distributions[package][0]
+            yield f"{name} {importlib.metadata.version(name)}"
 
 
 def _show(title: str, effort: benchmarks.Effort, report: benchmarks.Report) -> None:
@@ -90,11 +114,31 @@ def _show(title: str, effort: benchmarks.Effort, report: benchmarks.Report) -> N
             grid.add_column(name, justify="right", no_wrap=True)
         grid.add_row(against, "1", "", f"{rows[0].against_milliseconds:.2f}", "", style="dim")
         for row in rows:
-            spread, differs = f"{row.low:.2f}-{row.high:.2f}", f"{row.difference:.1g}"
-            grid.add_row(row.variant, f"{row.ratio:.2f}", spread, f"{row.milliseconds:.2f}", differs)
+            ratio, low, high = map(_digits, (row.ratio, row.low, row.high))
+            spread, differs = f"{low}-{high}", f"{row.difference:.1g}"
+            grid.add_row(row.variant, ratio, spread, f"{row.milliseconds:.2f}", differs)
         Console().print(grid)
+    if report.files:
+        _show_files(report.files)
     for note in report.notes:
         print(note)
+
+
+def _digits(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+def _show_files(files: Sequence[benchmarks.File]) -> None:
+    for subject in dict.fromkeys(file.subject for file in files):
+        grid = Table(f"{subject}, file in LiteRT", box=box.SIMPLE)
+        for name in ("ms", "bytes", "us", "min us", "error %"):
+            grid.add_column(name, justify="right", no_wrap=True)
+        for file in files:
+            if file.subject == subject:
+                times = f"{file.median_us:.1f}", f"{file.min_us:.1f}"
+                made, error = f"{file.milliseconds:,.0f}", f"{100 * file.error:.2g}"
+                grid.add_row(file.writer, made, f"{file.bytes:,}", *times, error)
+        Console().print(grid)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What techniques cost in time: training steps and mask updates, measured side by side."""
+"""What techniques cost in time: steps, mask updates, integers and their files, measured side by side."""
 
 from experiments.benchmarks.masks import mask_update as mask_update
+from experiments.benchmarks.quantized import quantize as quantize
 from experiments.benchmarks.steps import train_step as train_step
 from experiments.benchmarks.timing import QUICK as QUICK
 from experiments.benchmarks.timing import Effort as Effort
+from experiments.benchmarks.timing import File as File
 from experiments.benchmarks.timing import Report as Report
 from experiments.benchmarks.timing import Row as Row

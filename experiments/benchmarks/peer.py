@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 
-def installed() -> bool:
-    """Tells whether PyTorch is there."""
-    return importlib.util.find_spec("torch") is not None
+def installed(package: str = "torch") -> bool:
+    """Tells whether PyTorch, or another package, is there."""
+    return importlib.util.find_spec(package) is not None
 
 
 def training(params: Any, images: jax.Array, labels: jax.Array, *, rate: float, momentum: float) -> Callable[[], float]:

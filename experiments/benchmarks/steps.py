@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import Array, lax
 
 import jaxcompress as jc
 from experiments import build, config, train
 from experiments.benchmarks import peer
 from experiments.benchmarks.timing import Effort, Report, Row, race, row
+from jaxcompress.paths import rewrite
 
-MODELS: dict[str, config.Model] = {"LeNet-300-100": config.MLP(), "LeNet-5": config.LeNet5()}
+LENETS: dict[str, config.Model] = {"LeNet-300-100": config.MLP(), "LeNet-5": config.LeNet5()}
+MODELS: dict[str, config.Model] = LENETS | {"ResNet-8": config.ResNet8()}
 KERNELS = ".*/kernel"
 SPARSITY = 0.9
 RATE, MOMENTUM = 0.01, 0.9
@@ -30,12 +33,12 @@ Form = Literal["native", "patches"]
 
 def train_step(effort: Effort) -> Report:
     """Compares one compiled step of stochastic gradient descent with momentum, for both LeNets."""
-    rows = [row for name in MODELS for row in techniques(name, effort)] + convolutions("LeNet-5", effort)
+    rows = [row for name in LENETS for row in techniques(name, effort)] + convolutions("LeNet-5", effort)
     if jax.default_backend() != "cpu":
         return Report(rows, ["PyTorch is compared on CPU only; set JAX_PLATFORMS=cpu"])
     if not peer.installed():
         return Report(rows, ["PyTorch is not installed and left out; pip install 'jaxcompress[peers]'"])
-    return Report(rows + [beside_torch(name, effort) for name in MODELS], [])
+    return Report(rows + [beside_torch(name, effort) for name in LENETS], [])
 
 
 def techniques(name: str, effort: Effort) -> list[Row]:
@@ -92,13 +95,21 @@ class Problem(NamedTuple):
         return self.batches[0][0], self.batches[1][0]
 
 
+def make_module(name: str) -> nn.Module:
+    """Builds a model for ten classes."""
+    return build.model(MODELS[name], classes=10)
+
+
 @cache
 def make_problem(name: str, effort: Effort) -> Problem:
-    """Draws random images in [0, 1] and labels for a LeNet of random parameters."""
-    module, random = build.model(MODELS[name], classes=10), np.random.default_rng(0)
-    images = random.random((effort.scanned, effort.batch, 28, 28, 1), np.float32)
+    """Draws random images in [0, 1] and labels for a model of random parameters."""
+    module, random = make_module(name), np.random.default_rng(0)
+    shape = (28, 28, 1) if name in LENETS else (32, 32, 3)
+    images = random.random((effort.scanned, effort.batch, *shape), np.float32)
     labels = random.integers(0, 10, (effort.scanned, effort.batch), np.int32)
     params = jax.jit(module.init)(jax.random.key(0), images[0])["params"]
+    # Biases start at zero, and a converter leaves those out of its file.
+    params = rewrite(params, ".*/bias", lambda _, bias: jnp.asarray(random.normal(0, 0.1, bias.shape), bias.dtype))
 
     def model(params: Any, images: Array) -> Any:
         return module.apply({"params": params}, images)

@@ -6,7 +6,7 @@ order, and a row is the median over rounds of the ratio within a round.
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ Milliseconds = dict[str, np.ndarray]
 class Effort:
     """Says how much is measured: rounds, batch size, steps in a scan, and the shapes of the weights to mask.
 
-    `calls` is how many of the shortest steps, those of LeNet-300-100, make one measurement.
+    `calls` is how many of the shortest steps, those of LeNet-300-100, make one measurement. A TFLite file runs in
+    `interpreters` fresh processes, `invokes` times in each.
     """
 
     rounds: int = 15
@@ -30,16 +31,19 @@ class Effort:
     calls: int = 10
     scanned: int = 3
     weights: tuple[tuple[int, ...], ...] = ((784, 300), (3, 3, 512, 512))
+    interpreters: int = 5
+    invokes: int = 200
 
 
-QUICK = Effort(rounds=3, batch=10, calls=1, scanned=2, weights=((30, 20), (3, 3, 8, 8)))
+QUICK = Effort(rounds=3, batch=10, calls=1, scanned=2, weights=((30, 20), (3, 3, 8, 8)), interpreters=1, invokes=5)
 
 
 @dataclass(frozen=True)
 class Row:
     """Compares the time of `variant` with that of `against`: median and quartiles of the ratio within a round.
 
-    `difference` says how far the variant's result is from what it has to equal: in the loss, or in mask entries.
+    `difference` says how far the variant's result is from what it has to equal: in the loss, in mask entries or output
+    codes, or as a share of the outputs.
     """
 
     subject: str
@@ -53,11 +57,28 @@ class Row:
     difference: float
 
 
+@dataclass(frozen=True)
+class File:
+    """Describes a TFLite file of `subject`: who wrote it and in what time, its bytes, how it runs in LiteRT.
+
+    `error` is how far its outputs are from those in floats: the root of the mean square, as a share of the outputs'.
+    """
+
+    subject: str
+    writer: str
+    milliseconds: float
+    bytes: int
+    median_us: float
+    min_us: float
+    error: float
+
+
 class Report(NamedTuple):
-    """Holds the rows, and a line for what could not be measured here."""
+    """Holds the rows, a line for what could not be measured here, and the files that were compared."""
 
     rows: list[Row]
     notes: list[str]
+    files: Sequence[File] = ()
 
 
 def race(variants: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 1) -> Milliseconds:

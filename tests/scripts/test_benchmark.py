@@ -1,14 +1,19 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import masks, peer, steps, timing
+from experiments.benchmarks import converters, files, masks, peer, quantized, steps, timing
+from jaxcompress.export import writer
+from jaxcompress.export.litert import Latency
+from jaxcompress.interpreters.integers import Layer
 from scripts import benchmark
+from tests.nets import grid, layer_model
 
 
 def run(monkeypatch, tmp_path, *arguments) -> dict:
@@ -35,11 +40,11 @@ def test_train_step_has_every_row_and_every_variant_its_result(monkeypatch, tmp_
         "5-bit codebook",
         "low rank, a quarter of full",
     ]
-    expected = {(model, technique, "dense") for model in steps.MODELS for technique in techniques}
+    expected = {(model, technique, "dense") for model in steps.LENETS for technique in techniques}
     expected |= {
         ("LeNet-5", f"patches, {form}", f"native convolution, {form}") for form in ("scan of 2 steps", "one step")
     }
-    expected |= {(model, "dense", steps.TORCH) for model in steps.MODELS if peer.installed()}
+    expected |= {(model, "dense", steps.TORCH) for model in steps.LENETS if peer.installed()}
     assert rows.keys() == expected
     assert max(rows.values()) < 1e-5
     printed = capsys.readouterr().out
@@ -70,6 +75,100 @@ def test_without_torch_its_rows_are_left_out_by_name(monkeypatch):
     monkeypatch.setattr(peer, "installed", lambda: False)
     report = steps.train_step(timing.QUICK)
     assert report.rows == [] and "pip install 'jaxcompress[peers]'" in report.notes[0]
+
+
+# TensorFlow's own, while it is imported and while it converts.
+converting = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.mark.slow
+@converting
+def test_quantize_has_every_row_and_every_variant_its_result(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert", reason="pip install 'jaxcompress[tflite]'")
+    monkeypatch.setattr(quantized, "NAMES", ("LeNet-5",))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # for qwix
+        found = run(monkeypatch, tmp_path, "quantize")
+    rows = {(row["variant"], row["against"]): row["difference"] for row in found["rows"]}
+    exact = [(quantized.WEIGHTS, "dense"), (quantized.DEVICE, "dense")]
+    near = [(quantized.BOTH, "dense")]
+    if peer.installed("qwix"):
+        qwix = quantized.QWIX_WEIGHTS, quantized.QWIX_DYNAMIC, quantized.QWIX_STATIC
+        near += [(variant, "dense") for variant in qwix]
+    integers = [(f"integers, {arithmetic}", quantized.FLOATS) for arithmetic in ("xnnpack", "reference")]
+    written, ways = [], [files.OURS]
+    if peer.installed("tensorflow"):
+        ways += [files.FLOAT, files.STOCK] + [files.EDGE] * peer.installed("ai_edge_quantizer")
+        written = [(way, files.STOCK) for way in (files.WRITER, files.HELD, *ways) if way != files.STOCK]
+    assert rows.keys() == {*exact, *near, *integers, *written}
+    assert [rows[row] for row in integers] == [0, 0]
+    assert max(rows[row] for row in exact) < 1e-5
+    assert max(rows[row] for row in near) < 0.05 and max(rows[row] for row in written) < 0.2
+    assert {file["writer"] for file in found["files"]} == set(ways)
+    for file in found["files"]:
+        assert file["milliseconds"] > 0 and 0 < file["min_us"] <= file["median_us"]
+        weights = 430_500 * (4 if file["writer"] == files.FLOAT else 1)
+        assert weights < file["bytes"] < 1.1 * weights
+        assert file["error"] < (1e-5 if file["writer"] == files.FLOAT else 0.2)
+    printed = capsys.readouterr().out
+    assert all(way in printed for way in ways) and "jax " + jax.__version__ in printed
+
+
+@pytest.mark.slow
+def test_integers_of_resnet8_are_litert_s():
+    pytest.importorskip("ai_edge_litert", reason="pip install 'jaxcompress[tflite]'")
+    assert [row.difference for row in quantized.evaluations("ResNet-8", timing.QUICK)] == [0, 0]
+
+
+def without(monkeypatch, *packages):
+    """Makes packages seem not to be installed."""
+    monkeypatch.setattr(peer, "installed", lambda package="torch": package not in packages)
+
+
+def test_without_peers_quantize_leaves_them_out_by_name(monkeypatch):
+    for name in ("training_steps", "evaluations"):
+        monkeypatch.setattr(quantized, name, lambda *_: [])
+    without(monkeypatch, "qwix", "ai_edge_litert")
+    report = quantized.quantize(timing.QUICK)
+    assert (report.rows, report.files) == ([], ())
+    assert [note.partition(" ")[0] for note in report.notes] == ["qwix", "LiteRT"]
+
+
+def test_without_converters_only_our_file_is_measured(monkeypatch):
+    pytest.importorskip("ai_edge_litert", reason="pip install 'jaxcompress[tflite]'")
+    without(monkeypatch, "tensorflow")
+    weights = {"fc": {"kernel": jax.random.normal(jax.random.key(0), (6, 4)), "bias": jnp.ones(4)}}
+    images = jax.random.uniform(jax.random.key(1), (1, 5, 6))
+
+    def net(params, x):
+        return x @ params["fc"]["kernel"] + params["fc"]["bias"][None]
+
+    problem = steps.Problem(net, weights, (images, jnp.zeros((1, 5), jnp.int32)))
+    monkeypatch.setattr(steps, "make_problem", lambda *_: problem)
+    monkeypatch.setattr(files, "latency", lambda *_, **__: latencies.pop())
+    latencies = [Latency(median, median - 1, 0.0, 1, 5, 1, "a device") for median in (3.0, 9.0, 4.0)]
+    device = quantized.read.__wrapped__("net", timing.QUICK).device
+    report = files.compare("net", device, replace(timing.QUICK, interpreters=3))
+    (file,) = report.files
+    assert (file.subject, file.writer, file.median_us, file.min_us) == ("net", files.OURS, 4, 2)
+    assert file.bytes == len(writer.to_bytes(device)) and 0 < file.error < 0.02
+    assert report.rows == [] and report.notes[0].startswith("TensorFlow is not installed")
+
+
+def test_outputs_are_in_reals_by_the_scales_of_the_file():
+    pytest.importorskip("ai_edge_litert", reason="pip install 'jaxcompress[tflite]'")
+    doubled = Layer(np.array([[64]], np.int8), np.array([1 / 32], np.float32), np.zeros(1, np.int32))
+    content = writer.to_bytes(layer_model(doubled, grid(0.5, -10), grid(0.25, 3), (1, 1)))
+    # On a grid of halves from -59 to 68.5, doubled, then on a grid of quarters from -32.75 to 31.
+    inputs = np.array([[1.5], [1.6], [-3.0], [100.0], [-100.0]], np.float32)
+    np.testing.assert_array_equal(converters.outputs(content, inputs), [[3.0], [3.0], [-6.0], [31.0], [-32.75]])
+
+
+def test_the_error_of_a_file_is_a_share_of_the_outputs():
+    assert files._error(np.array([3.0, 4.0]), np.array([0.0, 5.0])) == pytest.approx((10 / 25) ** 0.5)
+
+
+def test_small_ratios_keep_two_digits():
+    assert [benchmark._digits(ratio) for ratio in (12.345, 0.996, 0.1, 0.00432)] == ["12.35", "1.00", "0.10", "0.0043"]
 
 
 def test_a_row_is_the_median_of_paired_ratios():
