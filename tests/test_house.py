@@ -12,7 +12,7 @@ import jaxcompress
 ROOT = pathlib.Path(jaxcompress.__file__).parent
 ORDER = [
     *("numerics", "coding", "arrays", "paths", "schedules", "transform", "interpreters", "prune", "quantize"),
-    *("factorize", "distill", "adapters", "export", "ledger", "__init__"),
+    *("factorize", "distill", "adapters", "budget", "export", "ledger", "__init__"),
 ]
 FILES = sorted(ROOT.rglob("*.py"))
 

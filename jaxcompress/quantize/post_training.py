@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxcompress.arrays import Quantized, dense
+from jaxcompress.arrays import dense
 from jaxcompress.interpreters.graph import Graph, Node, operate, window_of
 from jaxcompress.interpreters.integers import Grid
 from jaxcompress.interpreters.patches import columns
@@ -17,6 +17,14 @@ from jaxcompress.numerics.adaround import adaround
 from jaxcompress.numerics.gptq import gptq
 from jaxcompress.paths import Params
 from jaxcompress.quantize.activations import fake_quantized_values
+from jaxcompress.quantize.kernels import (
+    bits_by_layer,
+    check_granularity,
+    finite_kernel,
+    integer_leaf,
+    kernel_scale,
+    layers,
+)
 from jaxcompress.quantize.weights import Granularity
 
 Rounding = Literal["nearest", "gptq", "adaround"]
@@ -28,7 +36,7 @@ def post_training(
     grids: Mapping[str, Grid],
     batches: Sequence[Array],
     *,
-    bits: int = 8,
+    bits: int | Mapping[str, int] = 8,
     granularity: Granularity = "channel",
     rounding: Rounding = "nearest",
     steps: int = 2000,
@@ -36,61 +44,43 @@ def post_training(
 ) -> Params:
     """Rounds every kernel of a graph to symmetric `bits`-bit integers and returns the weights, kernels `Quantized`.
 
+    `bits`, from 2 to 8, are those of all layers or map the name of each to its own, as `jaxcompress.budget` finds them.
     Scales, one per array (``tensor``) or per output (``channel``), are those of the smallest squared error of the
     weights. `rounding` is to ``nearest``; by ``gptq`` (Frantar et al. 2022, arXiv:2210.17323), which keeps a layer's
     outputs on `batches`; or by ``adaround`` (Nagel et al. 2020, arXiv:2004.10568), which learns it in `steps` steps and
     needs a `key`. Both treat the layers in the order of the graph, each on what the rounded layers before it, with
     activations on their `grids`, give it; GPTQ of a convolution sums over the patches that it meets. A weight of zero
-    stays zero.
+    stays zero. To round the layers of a residual block together, see `reconstruct`.
 
-    Raises ValueError for bits outside 2..8, an unknown granularity or rounding, kernels or inputs that are not finite,
-    no batches, and a missing key.
+    Raises ValueError for bits outside 2..8, a layer without bits and bits without a layer, an unknown granularity or
+    rounding, kernels or inputs that are not finite, no batches, and a missing key.
     """
-    if not (isinstance(bits, int) and 2 <= bits <= 8):
-        raise ValueError(f"bits {bits!r} is not an integer from 2 to 8")
-    if granularity not in get_args(Granularity) or rounding not in get_args(Rounding):
-        allowed = (*get_args(Granularity), *get_args(Rounding))
-        raise ValueError(f"granularity {granularity!r} or rounding {rounding!r} is not one of {', '.join(allowed)}")
+    by_layer = bits_by_layer(layers(graph, weights), bits)
+    check_granularity(granularity)
+    if rounding not in get_args(Rounding):
+        raise ValueError(f"rounding {rounding!r} is not one of {', '.join(get_args(Rounding))}")
     if rounding != "nearest" and not len(batches):
         raise ValueError(f"rounding by {rounding} needs at least one batch of inputs")
     if rounding == "adaround" and key is None:
         raise ValueError("rounding by adaround needs a key")
     rounded = dict(weights)
     for index, node in enumerate(node for node in graph.nodes if node.name in weights):
-        layer = {name: dense(leaf) for name, leaf in weights[node.name].items()}
-        if not bool(jnp.all(jnp.isfinite(layer["kernel"]))):
-            raise ValueError(f"{node.name}/kernel holds NaN or infinity; only finite weights can be rounded")
-        scale = _scale(layer["kernel"], bits, granularity)
+        kernel, bias = finite_kernel(weights, node.name), dense(weights[node.name]["bias"])
+        number = by_layer[node.name]
+        scale = kernel_scale(kernel, number, granularity)
         zero = jnp.zeros_like(scale)
         if rounding == "gptq":
-            codes = _gptq(graph, rounded, grids, batches, node, layer["kernel"], scale, bits)
+            codes = _gptq(graph, rounded, grids, batches, node, kernel, scale, number)
         elif rounding == "adaround":
             assert key is not None
             inputs = jnp.concatenate([_given(graph, rounded, grids, node.name)(x) for x in batches])
             targets = jnp.concatenate([_made(graph, weights, node.name)(x) for x in batches])
-            apply = partial(_layer, node, layer["bias"])
             options = {"key": jax.random.fold_in(key, index), "steps": steps}
-            codes = adaround(layer["kernel"], apply, inputs, targets, scale, zero, bits, True, **options)
+            codes = adaround(kernel, partial(_layer, node, bias), inputs, targets, scale, zero, number, True, **options)
         else:
-            codes = affine.quantize(layer["kernel"], scale, zero, bits, symmetric=True)
-        codes = jnp.where(layer["kernel"] == 0, jnp.int8(0), codes)  # what is pruned stays so
-        kernel = Quantized(codes, scale, zero.astype(jnp.int8), bits)
-        rounded[node.name] = {"kernel": kernel, "bias": layer["bias"]}
+            codes = affine.quantize(kernel, scale, zero, number, symmetric=True)
+        rounded[node.name] = {"kernel": integer_leaf(kernel, codes, scale, number), "bias": bias}
     return rounded
-
-
-def _scale(kernel: Array, bits: int, granularity: Granularity) -> Array:
-    """Searches the clipping that gives the smallest squared error, between half of the largest weight and all of it."""
-    axes = tuple(range(kernel.ndim if granularity == "tensor" else kernel.ndim - 1))
-    largest, _ = affine.weight_range(kernel, bits, axes, symmetric=True)
-
-    def error(fraction: Array) -> Array:
-        scale = fraction * largest
-        codes = affine.quantize(kernel, scale, jnp.zeros_like(scale), bits, symmetric=True)
-        return jnp.sum((affine.dequantize(codes, scale, jnp.zeros_like(scale)) - kernel) ** 2, axes, keepdims=True)
-
-    fractions = jnp.linspace(0.5, 1.0, 51)
-    return fractions[jnp.argmin(jax.lax.map(error, fractions), axis=0)] * largest
 
 
 def _gptq(

@@ -186,6 +186,63 @@ def test_the_regulariser_decides_every_weight(key):
     assert adaround(*arguments, key=key, regularization=1.0, **QUICK).tolist() == [[0], [1]]
 
 
+def two_outputs(weights, inputs):
+    return jnp.concatenate([inputs @ weights["a"], jax.nn.relu(inputs @ weights["b"])], axis=-1)
+
+
+def test_weights_that_share_no_output_are_rounded_jointly_as_alone(key):
+    weights, inputs = {"a": gaussian(16, 6), "b": gaussian(16, 4, seed=3)}, correlated(32, 16)
+    scales = {name: affine.weight_range(weight, 3, (0,), True)[0] for name, weight in weights.items()}
+    zeros, bits = jax.tree.map(jnp.zeros_like, scales), {"a": 3, "b": 3}
+    targets = two_outputs(weights, inputs)
+    codes = adaround(weights, two_outputs, inputs, targets, scales, zeros, bits, True, key=key, **QUICK)
+    for name, apply, columns in (("a", dense, slice(0, 6)), ("b", dense_relu, slice(6, 10))):
+        one = (weights[name], apply, inputs, targets[:, columns], scales[name], zeros[name], 3, True)
+        np.testing.assert_array_equal(codes[name], adaround(*one, key=key, **QUICK))
+
+
+def two_layers(weights, inputs):
+    return jax.nn.relu(inputs @ weights["a"]) @ weights["b"]
+
+
+def test_layers_rounded_jointly_are_nearer_than_by_rounding_to_nearest(key):
+    ours = theirs = 0.0
+    for seed in (0, 2, 4):
+        weights, inputs = {"a": gaussian(8, 6, seed=seed), "b": gaussian(6, 3, seed=100 + seed)}, correlated(64, 8)
+        scales = {name: affine.weight_range(weight, 3, (0,), True)[0] for name, weight in weights.items()}
+        zeros, bits = jax.tree.map(jnp.zeros_like, scales), {"a": 3, "b": 3}
+        targets = two_layers(weights, inputs)
+        options = {**QUICK, "learning_rate": 0.03, "regularization": 0.1, "key": key}
+        codes = adaround(weights, two_layers, inputs, targets, scales, zeros, bits, True, **options)
+        nearest = {name: affine.quantize(weights[name], scales[name], zeros[name], 3, True) for name in weights}
+        errors = [
+            float(jnp.mean((two_layers(jax.tree.map(reals, c, scales, zeros), inputs) - targets) ** 2))
+            for c in (codes, nearest)
+        ]
+        ours, theirs = ours + errors[0], theirs + errors[1]
+    assert ours < 0.7 * theirs
+
+
+def test_importance_weighs_the_squares_by_hand():
+    weight, logits = jnp.array([[0.25, 1.5]]), jnp.array([[0.0, 3.0]])  # reals 0.5 and 2
+    inputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([[0.0, 0.0], [0.0, 1.0]])
+    arguments = (logits, weight, dense, inputs, targets, jnp.float32(1), jnp.float32(0), 4, True, 2.0, 0.0)
+    importance = jnp.array([[4.0, 0.0], [1.0, 0.5]])
+    assert objective(*arguments) == (0.25 + 4 + 1 + 9) / 2
+    assert objective(*arguments, importance) == (4 * 0.25 + 0 + 1 + 0.5 * 9) / 2
+
+
+def test_only_errors_of_importance_count(key):
+    # The two outputs ask for opposite sums; that of importance gets its own.
+    weight, inputs = jnp.array([[0.45], [0.45]]), gaussian(40, 1) * jnp.ones((1, 2))
+    apply = lambda weight, inputs: jnp.tile(inputs @ weight, (1, 2))
+    targets = jnp.concatenate([jnp.zeros((40, 1)), 2 * inputs[:, :1]], axis=1)
+    arguments = (weight, apply, inputs, targets, jnp.float32(1), jnp.float32(0), 4, True)
+    for column, code in ((0, 0), (1, 1)):
+        importance = jnp.zeros((40, 2)).at[:, column].set(1)
+        assert adaround(*arguments, importance=importance, key=key, **QUICK).tolist() == [[code], [code]]
+
+
 def sound():
     weight, inputs = gaussian(16, 6), gaussian(64, 16)
     return {
@@ -211,12 +268,17 @@ def sound():
         ({"inputs": jnp.zeros((0, 16))}, "hold no example"),
         ({"targets": gaussian(9, 6)}, r"targets of shape \(9, 6\) are not of shape \(64, 6\)"),
         ({"targets": gaussian(64, 6).at[0, 0].set(jnp.nan)}, "targets .* NaN"),
-        ({"bits": 1}, "bits 1 is not an integer from 2 to 8"),
+        ({"bits": 1}, "bits 1 of weight is not an integer from 2 to 8"),
         ({"bits": 9}, "bits 9"),
         ({"scale": jnp.ones(6)}, r"scale of shape \(6,\) is neither \(\) nor"),
         ({"scale": jnp.ones((1, 2))}, r"scale of shape \(1, 2\)"),
         ({"scale": jnp.ones((1, 6)).at[0, 1].set(-1)}, "holds -1.0; all its entries must be positive"),
         ({"zero_point": jnp.ones((2, 6))}, r"zero_point of shape \(2, 6\)"),
+        ({"scale": {"a": per_output(1)}}, "are not trees of the structure of weight"),
+        ({"weight": {"a": gaussian(16, 6)}}, "are not trees of the structure of weight"),
+        ({"importance": jnp.ones((64, 5))}, r"importance of shape \(64, 5\) are not of shape \(64, 6\)"),
+        ({"importance": -jnp.ones((64, 6))}, "importance holds -1.0; none of its entries may be negative"),
+        ({"importance": jnp.full((64, 6), jnp.nan)}, "importance .* NaN"),
         ({"steps": 0}, "steps 0"),
         ({"batch": 0}, "batch 0"),
         ({"warm_start": 1.5}, "warm_start 1.5"),

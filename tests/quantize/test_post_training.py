@@ -108,6 +108,37 @@ def test_bad_options_are_refused(calibrated, options, words):
         post_training(*calibrated, [X], **options)
 
 
+def test_every_layer_gets_its_own_bits(calibrated):
+    graph, weights, grids = calibrated
+    bits = {"conv1": 8, "conv2": 2, "fc1": 4, "fc2": 2}
+    rounded = post_training(graph, weights, grids, [], bits=bits)
+    same = {number: post_training(graph, weights, grids, [], bits=number) for number in set(bits.values())}
+    for name, number in bits.items():
+        jax.tree.map(np.testing.assert_array_equal, rounded[name], same[number][name])
+        assert rounded[name]["kernel"].bits == number
+
+
+def test_gptq_rounds_every_layer_to_its_own_bits(calibrated):
+    bits = {"conv1": 8, "conv2": 3, "fc1": 4, "fc2": 2}
+    _, rounded = error(calibrated, bits=bits, rounding="gptq")
+    for name, number in bits.items():
+        codes = rounded[name]["kernel"].codes
+        assert rounded[name]["kernel"].bits == number and int(jnp.abs(codes).max()) == 2 ** (number - 1) - 1
+
+
+@pytest.mark.parametrize(
+    "bits, words",
+    [
+        ({"conv1": 8, "conv2": 8, "fc1": 8}, "no bits for fc2; .*: conv1, conv2, fc1, fc2"),
+        ({"conv1": 8, "conv2": 8, "fc1": 8, "fc2": 8, "conv3": 8}, "'conv3', which is no layer .did you mean 'conv"),
+        ({"conv1": 8, "conv2": 8, "fc1": 1, "fc2": 8}, "bits 1 of fc1 is not an integer from 2 to 8"),
+    ],
+)
+def test_bits_without_a_layer_and_layers_without_bits_are_refused(calibrated, bits, words):
+    with pytest.raises(ValueError, match=words):
+        post_training(*calibrated, [X], bits=bits)
+
+
 def test_gptq_without_batches_is_refused(calibrated):
     with pytest.raises(ValueError, match="needs at least one batch"):
         post_training(*calibrated, [], rounding="gptq")
