@@ -17,9 +17,14 @@ from jaxcompress.arrays.binary import ScaledBinary as ScaledBinary
 from jaxcompress.arrays.binary import Ternary as Ternary
 from jaxcompress.arrays.binary import TrainedTernary as TrainedTernary
 from jaxcompress.arrays.clustered import Clustered as Clustered
+from jaxcompress.arrays.float8 import Float8 as Float8
+from jaxcompress.arrays.float8 import PackedFloat8 as PackedFloat8
 from jaxcompress.arrays.learned import DoReFa as DoReFa
 from jaxcompress.arrays.learned import LearnedStep as LearnedStep
 from jaxcompress.arrays.low_rank import LowRank as LowRank
 from jaxcompress.arrays.masked import Masked as Masked
+from jaxcompress.arrays.quantized import Dithered as Dithered
 from jaxcompress.arrays.quantized import FakeQuantized as FakeQuantized
 from jaxcompress.arrays.quantized import Quantized as Quantized
+from jaxcompress.arrays.scaled import Scaled as Scaled
+from jaxcompress.arrays.scaled import scale_by as scale_by

@@ -46,7 +46,8 @@ class Masked(CompressedArray):
             case Masked():
                 return _zeroed(replace(inner, mask=inner.mask & self.mask))
             case Quantized():
-                return replace(inner, codes=jnp.where(self.mask, inner.codes, inner.zero_point))
+                _, _, zero_point = inner.integers()
+                return replace(inner, codes=jnp.where(self.mask, inner.codes, zero_point.astype(jnp.int8)))
             case _:
                 return _zeroed(Masked(inner, self.mask))
 

@@ -11,14 +11,13 @@ from jaxcompress.arrays.base import (
     CompressedArray,
     TrainingForm,
     compressed,
-    decode,
     dense,
     encode,
     fixed,
     stacked,
     static,
 )
-from jaxcompress.coding import Coded, Stream, decode_codes, decode_mask, encode_codes, encode_mask
+from jaxcompress.coding import Coded, Stream, decode_array, decode_codes, decode_mask, encode_codes, encode_mask
 from jaxcompress.numerics import affine
 
 
@@ -27,8 +26,8 @@ class FakeQuantized(TrainingForm):
     """Means `weight` rounded to `bits`-bit integers; gradients pass straight through to `weight`.
 
     The scale follows the extremes of `weight` over `axes`: all axes for one scale per tensor, all but the channel's for
-    one per channel. Axes are negative, so that they hold for stacked layers too. `bits` is an int32 scalar in [2, 8]
-    and may be traced.
+    one per channel. With a `group`, `axes` is one axis, and runs of `group` consecutive entries along it share a scale.
+    Axes are negative, so that they hold for stacked layers too. `bits` is an int32 scalar in [2, 8] and may be traced.
     """
 
     weight: Array | CompressedArray
@@ -36,11 +35,16 @@ class FakeQuantized(TrainingForm):
     axes: tuple[int, ...] = static()
     symmetric: bool = static(default=True)
     owner: str = static(default="")
+    group: int = static(default=0)
 
     def dense(self) -> Array:
+        return self.rounded(None)
+
+    def rounded(self, noise: Array | None) -> Array:
+        """Returns what the leaf means when `noise`, in units of the scale, is added before the rounding."""
         weight = dense(self.weight)
-        codes, scale, zero_point = self._rounded(lax.stop_gradient(weight))
-        return affine.straight_through(weight, affine.dequantize(codes, scale, zero_point).astype(weight.dtype))
+        reals = affine.dequantize(*_spread(*self.codes(noise)))
+        return affine.straight_through(weight, reals.astype(weight.dtype))
 
     def stacked(self) -> "FakeQuantized | None":
         if -self.ndim in self.axes:  # layers share a scale, which no layer can tell alone
@@ -49,24 +53,60 @@ class FakeQuantized(TrainingForm):
         return replace(self, weight=stacked(self.weight), bits=bits)
 
     def pack(self) -> "Quantized":
-        codes, scale, zero_point = self.integers()
+        codes, scale, zero_point = self.codes(None)
         dtype = self.dtype.name if hasattr(self.dtype, "name") else str(self.dtype)
         return Quantized(codes, scale, zero_point.astype(jnp.int8), int(self.bits), dtype)
 
     def integers(self) -> tuple[Array, Array, Array]:
-        return self._rounded(lax.stop_gradient(dense(self.weight)))
+        return _spread(*self.codes(None))
 
-    def _rounded(self, weight: Array) -> tuple[Array, Array, Array]:
-        weight = weight.astype(jnp.float32)
-        scale, zero_point = affine.weight_range(weight, self.bits, self.axes, self.symmetric)
-        return affine.quantize(weight, scale, zero_point, self.bits, self.symmetric), scale, zero_point
+    def codes(self, noise: Array | None) -> tuple[Array, Array, Array]:
+        """Returns ``(codes, scale, zero_point)``, the last two with one entry for each group."""
+        weight = lax.stop_gradient(dense(self.weight)).astype(jnp.float32)
+        if self.group:
+            (axis,) = self.axes
+            scale, zero_point = affine.group_range(weight, self.bits, axis, self.group, self.symmetric)
+        else:
+            scale, zero_point = affine.weight_range(weight, self.bits, self.axes, self.symmetric)
+        by_entry = affine.spread(scale, self.shape), affine.spread(zero_point, self.shape)
+        return affine.quantize(weight, *by_entry, self.bits, self.symmetric, noise), scale, zero_point
+
+
+@compressed
+class Dithered(TrainingForm):
+    """Means the integers of `weight`, a FakeQuantized, with `noise` added before they are rounded.
+
+    With `noise` uniform on [-1/2, 1/2), in units of the scale and of the shape of `weight`, the rounding is stochastic
+    and right in the mean (Gupta et al. 2015, arXiv:1502.02551, section 3). Gradients pass straight through.
+
+    `pack` rounds to nearest: like that of a Binary leaf with a drawn threshold it changes what the leaf means, since a
+    packed weight has no more noise. `integers` are those of `dense`.
+    """
+
+    weight: FakeQuantized
+    noise: Array = fixed()
+    owner: str = static(default="")
+
+    def dense(self) -> Array:
+        return self.weight.rounded(self.noise)
+
+    def stacked(self) -> "Dithered | None":
+        weight = self.weight.stacked()
+        return None if weight is None else replace(self, weight=weight)
+
+    def pack(self) -> "Quantized":
+        return self.weight.pack()
+
+    def integers(self) -> tuple[Array, Array, Array]:
+        return _spread(*self.weight.codes(self.noise))
 
 
 @compressed
 class Quantized(CompressedArray):
     """Means ``scale * (codes - zero_point)``, with int8 `codes` of which `bits` bits are used.
 
-    `scale` (float32) and `zero_point` (int8) broadcast against `codes`. Nothing in it is trained.
+    `scale` (float32) and `zero_point` (int8) are of one shape. Along each axis of `codes` they have one entry for the
+    whole axis, for each index, or for each run of consecutive ones. Nothing in it is trained.
     """
 
     codes: Array = fixed()
@@ -85,12 +125,12 @@ class Quantized(CompressedArray):
         return jnp.dtype(self.dense_dtype)
 
     def dense(self) -> Array:
-        zero_point = self.zero_point.astype(self.scale.dtype)
-        return affine.dequantize(self.codes, self.scale, zero_point).astype(self.dense_dtype)
+        return affine.dequantize(*self.integers()).astype(self.dense_dtype)
 
     def stacked(self) -> "Quantized":
         def every_layer(x: Array) -> Array:
-            return jnp.broadcast_to(x, (self.shape[0], *x.shape[1:]))
+            layers = affine.spread(x, (self.shape[0], *x.shape[1:]))
+            return jnp.broadcast_to(layers, (self.shape[0], *x.shape[1:]))
 
         return replace(self, scale=every_layer(self.scale), zero_point=every_layer(self.zero_point))
 
@@ -98,11 +138,11 @@ class Quantized(CompressedArray):
         return self
 
     def integers(self) -> tuple[Array, Array, Array]:
-        return self.codes, self.scale, self.zero_point.astype(jnp.float32)
+        return _spread(self.codes, self.scale, self.zero_point.astype(jnp.float32))
 
     def encode(self, kept: np.ndarray | None = None) -> Coded:
         """Stores all codes, or the positions and codes of those that do not mean zero, whichever is smaller."""
-        codes, zero = np.asarray(self.codes), np.asarray(self.zero_point)
+        codes, zero = np.asarray(self.codes), np.asarray(affine.spread(self.zero_point, self.shape))
         offset = 2 ** (self.bits - 1)
         whole: tuple[Stream, ...] = (encode_codes(codes.astype(np.int32) + offset, 2**self.bits),)
         mask = codes != zero
@@ -119,13 +159,14 @@ class Quantized(CompressedArray):
         bits, shape, dtype = coded.attribute("bits", int), coded.shape(), coded.attribute("dtype", str)
         if not 2 <= bits <= 8 or dtype not in ("float16", "bfloat16", "float32"):
             raise ValueError(f"Quantized of {bits} bits and dtype {dtype!r} is not one this version reads")
-        scale = decode(coded.part("scale"))
-        zero = decode(coded.part("zero_point")) if "zero_point" in coded.parts else jnp.zeros(scale.shape, jnp.int8)
-        if scale.dtype != jnp.float32 or zero.dtype != jnp.int8 or not _broadcasts(scale.shape, zero.shape, shape):
+        scale = decode_array(coded.part("scale"))
+        given = "zero_point" in coded.parts
+        zero = decode_array(coded.part("zero_point")) if given else jnp.zeros(scale.shape, jnp.int8)
+        if scale.dtype != jnp.float32 or zero.dtype != jnp.int8 or not _spreads(scale.shape, zero.shape, shape):
             raise ValueError(
                 f"scale {scale.shape} {scale.dtype} and zero point {zero.shape} {zero.dtype} do not fit {shape}"
             )
-        codes = np.broadcast_to(np.asarray(zero), shape).reshape(-1).copy()
+        codes = np.broadcast_to(np.asarray(affine.spread(zero, shape)), shape).reshape(-1).copy()
         sparse = any(stream.role == "mask" for stream in coded.streams)
         places = decode_mask(coded) if sparse else np.ones(coded.size(), bool)
         offset = 2 ** (bits - 1)
@@ -133,6 +174,14 @@ class Quantized(CompressedArray):
         return cls(jnp.asarray(codes.reshape(shape)), scale, zero, bits, dtype)
 
 
-def _broadcasts(scale: tuple[int, ...], zero: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+def _spread(codes: Array, scale: Array, zero_point: Array) -> tuple[Array, Array, Array]:
+    return codes, affine.spread(scale, codes.shape), affine.spread(zero_point, codes.shape)
+
+
+def _spreads(scale: tuple[int, ...], zero: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     same_rank = len(scale) == len(zero) == len(shape)
-    return scale == zero and same_rank and all(a in (1, n) for a, n in zip(scale, shape, strict=True))
+    return (
+        scale == zero
+        and same_rank
+        and all(a in (1, n) or (0 < a < n and n % a == 0) for a, n in zip(scale, shape, strict=True))
+    )

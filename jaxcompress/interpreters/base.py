@@ -25,8 +25,10 @@ class Reading(NamedTuple):
     `rules` maps a primitive to its rule. `concerns(values)` tells whether an equation on these operands is of interest;
     if not, it runs as it stands, nested programs included. `lower(value)` turns a value of the reading into an array,
     where only arrays may go: operands without a rule, carries and outputs of loops. `stacked(value)` returns a value to
-    scan over in a form that a scan may slice, part by part, along its first axis. `enters`, when given, names the calls
-    and loops whose programs are read too; the others run as they stand.
+    scan over in a form that a scan may slice, part by part, along its first axis. `calls`, when given, maps the calls
+    and loops whose programs are read too to their rules, of ``(reading, params, values) -> values``. An equation that
+    concerns the reading and has no rule goes to ``otherwise(equation, values)``, which may raise or return its outputs;
+    for None, as by default, it runs as it stands.
     """
 
     rules: dict[core.Primitive, Rule]
@@ -34,7 +36,7 @@ class Reading(NamedTuple):
     lower: Callable[[Any], Any]
     stacked: Callable[[Any], Any]
     calls: dict[core.Primitive, Rule] | None = None
-    refuse: Callable[[core.JaxprEqn, Sequence[Any]], None] = lambda equation, values: None
+    otherwise: Callable[[core.JaxprEqn, Sequence[Any]], list[Any] | None] = lambda equation, values: None
 
 
 class Program(NamedTuple):
@@ -103,7 +105,9 @@ def _step(reading: Reading, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[
             out = reading.rules[eqn.primitive](reading, values, eqn.params)
             if out is not NotImplemented:
                 return [out]
-        reading.refuse(eqn, values)
+        out = reading.otherwise(eqn, values)
+        if out is not None:
+            return out
     return _as_it_stands(reading, jaxpr, eqn, values)
 
 

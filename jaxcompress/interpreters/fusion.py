@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jaxcompress.arrays import dense
+from jaxcompress.arrays import CompressedArray, dense, scale_by
 from jaxcompress.interpreters.graph import INPUT, KINDS, Graph, Node, by_channel, pool, window_of
 from jaxcompress.paths import Params
 
@@ -24,7 +24,8 @@ def fuse(
     """Builds the graph, and the weights of its layers, from raw nodes and the constants that they compute with.
 
     Constants added to and multiplied with the output of a layer are folded into its weights: biases, and batch
-    normalization in inference. Raises ValueError for what is left of raw kinds.
+    normalization in inference. A kernel of integers keeps its codes, as `Scaled`; one whose factors cancel, as those of
+    `jaxcompress.quantize.folded` do, is what it was. Raises ValueError for what is left of raw kinds.
     """
     nodes, output = _without_identities(nodes, input_shape, output)
     nodes = _without_softmax_parts(nodes, constants, output)
@@ -116,11 +117,19 @@ class _Fusing:
             case "subtract":
                 bias = bias - vector
             case "scale":
-                kernel, bias = dense(kernel) * by_channel(vector, kernel.ndim), bias * vector
+                kernel, bias = _rescaled(kernel, jnp.multiply, vector), bias * vector
             case "divide":
-                kernel, bias = dense(kernel) / by_channel(vector, kernel.ndim), bias / vector
+                kernel, bias = _rescaled(kernel, jnp.divide, vector), bias / vector
         self.kernels[layer.name], self.biases[layer.name] = kernel, bias
         return layer
+
+
+def _rescaled(kernel: Any, operation: Callable[[Any, Any], Any], vector: Any) -> Any:
+    """Multiplies or divides the outputs of a kernel; one of integers keeps them, with the factor beside it."""
+    factor = by_channel(vector, kernel.ndim)
+    if isinstance(kernel, CompressedArray) and kernel.integers() is not None:
+        return scale_by(kernel, operation(jnp.float32(1), factor.astype(jnp.float32)))
+    return operation(dense(kernel), factor)
 
 
 def _activation(before: str | None, kind: str, constant: Any) -> str | None:

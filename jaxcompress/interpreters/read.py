@@ -245,7 +245,7 @@ def _reading(builder: _Builder) -> Reading:
         lower=_value,
         stacked=_value,
         calls=INLINE,
-        refuse=_refuse,
+        otherwise=_refuse,
     )
 
 

@@ -52,12 +52,52 @@ def weight_range(
     return affine_range(low, high, bits, symmetric)
 
 
+def group_range(
+    weight: Float[Array, "..."], bits: Array | int, axis: int, group: int, symmetric: bool
+) -> tuple[Array, Array]:
+    """Returns `(scale, zero_point)` of each run of `group` entries along `axis`, which shrinks to the number of runs.
+
+    The axis must hold a whole number of runs. `spread` repeats the parameters to the shape of `weight`.
+    """
+    at = axis % weight.ndim
+    runs = weight.reshape(*weight.shape[:at], -1, group, *weight.shape[at + 1 :])
+    return affine_range(jnp.min(runs, axis=at + 1), jnp.max(runs, axis=at + 1), bits, symmetric)
+
+
+def spread(parameter: Array, shape: tuple[int, ...]) -> Array:
+    """Repeats a scale or zero point over the run of entries that it stands for, so that it broadcasts to `shape`.
+
+    Every axis must have the size 1, which broadcasts and is left alone, or one that divides that of `shape`; a scalar
+    broadcasts too.
+    """
+    if not parameter.ndim:
+        return parameter
+    for axis, (runs, size) in enumerate(zip(parameter.shape, shape, strict=True)):
+        if runs not in (1, size):
+            parameter = jnp.repeat(parameter, size // runs, axis=axis)
+    return parameter
+
+
 def quantize(
-    values: Float[Array, "..."], scale: Array, zero_point: Array, bits: Array | int, symmetric: bool
+    values: Float[Array, "..."],
+    scale: Array,
+    zero_point: Array,
+    bits: Array | int,
+    symmetric: bool,
+    noise: Array | None = None,
 ) -> Int8[Array, "..."]:
-    """Rounds `values` half to even and returns their integer codes as int8, which knows no negative zero."""
+    """Rounds `values` half to even and returns their integer codes as int8, which knows no negative zero.
+
+    With `noise` in [-1/2, 1/2), in units of `scale`, it is added before the rounding. Uniform noise makes the rounding
+    stochastic: up with the probability of the fraction, so that the mean is the value itself (Gupta et al. 2015,
+    arXiv:1502.02551, section 3), within the range of the codes. What lies on an integer stays there.
+    """
     smallest, largest = code_range(bits, symmetric)
-    return jnp.clip(jnp.round(values / scale) + zero_point, smallest, largest).astype(jnp.int8)
+    steps = values / scale
+    codes = jnp.round(steps)
+    if noise is not None:  # added to the small remainder, since beside a large code it would lose digits
+        codes = codes + jnp.round((steps - codes) + noise)
+    return jnp.clip(codes + zero_point, smallest, largest).astype(jnp.int8)
 
 
 def dequantize(codes: Array, scale: Array, zero_point: Array) -> Float[Array, "..."]:

@@ -10,12 +10,15 @@ from jaxcompress.arrays import (
     Binary,
     Clustered,
     CompressedArray,
+    Dithered,
     DoReFa,
     FakeQuantized,
+    Float8,
     LearnedStep,
     LowRank,
     Masked,
     Quantized,
+    Scaled,
     ScaledBinary,
     Ternary,
     TrainedTernary,
@@ -38,8 +41,20 @@ def mask(seed=0, shape=SHAPE):
     return jax.random.bernoulli(jax.random.key(100 + seed), 0.6, shape)
 
 
-def fake(leaf, axes=(-2,), bits=4, symmetric=True):
-    return FakeQuantized(leaf, jnp.int32(bits), axes, symmetric, "q")
+def fake(leaf, axes=(-2,), bits=4, symmetric=True, group=0):
+    return FakeQuantized(leaf, jnp.int32(bits), axes, symmetric, "q", group)
+
+
+def dithered(leaf):
+    return Dithered(leaf, jnp.zeros(leaf.shape, jnp.float32), "q")
+
+
+def float8(leaf, axes=(-2, -1), format="e4m3", scaled=True):
+    return Float8(leaf, axes, format, scaled, "f")
+
+
+def scaled(leaf, factor=((0.3, -1.7, 0.0, 1.0, 1e3),)):
+    return Scaled(leaf, jnp.float32(factor), "s")
 
 
 def clustered(seed=0):
@@ -139,8 +154,32 @@ LEAVES = {
     "trained_ternary_below_zero": lambda: trained_ternary(weight(), -0.1, 0.0),
     "trained_ternary_bf16": lambda: trained_ternary(weight(dtype=jnp.bfloat16)),
     "trained_ternary_of_masked": lambda: trained_ternary(Masked(weight(), mask(), "m")),
+    "fake_groups": lambda: fake(weight(), group=3),
+    "fake_groups_offset": lambda: fake(weight() + 1, group=2, symmetric=False),
+    "fake_groups_of_kernel": lambda: fake(weight(0, (3, 2, 4, 5)), group=2),
+    "fake_groups_of_masked": lambda: fake(Masked(weight() + 1, mask(), "m"), group=3, symmetric=False),
+    "masked_fake_groups": lambda: Masked(fake(weight() + 1, group=3, symmetric=False), mask(), "m"),
+    "quantized_groups": lambda: fake(weight(), group=1).pack(),
+    "dithered": lambda: dithered(fake(weight())),
+    "dithered_groups": lambda: dithered(fake(weight(dtype=jnp.bfloat16), group=3)),
+    "float8": lambda: float8(weight()),
+    "float8_channel_e5m2": lambda: float8(weight(), (-2,), "e5m2"),
+    "float8_unscaled": lambda: float8(300 * weight(), scaled=False),
+    "float8_bf16": lambda: float8(weight(dtype=jnp.bfloat16)),
+    "float8_of_masked": lambda: float8(Masked(weight(), mask(), "m")),
+    "masked_float8": lambda: Masked(float8(weight()), mask(), "m"),
+    "quantized_float8": lambda: float8(weight()).pack(),
+    "scaled": lambda: scaled(weight()),
+    "scaled_f16": lambda: scaled(weight(dtype=jnp.float16), [[0.3]]),
+    "scaled_fake": lambda: scaled(fake(weight())),
+    "scaled_fake_offset": lambda: scaled(fake(weight() + 1, symmetric=False)),
+    "scaled_fake_of_scaled": lambda: scaled(fake(scaled(weight()), (-2, -1)), [[3.3, -0.6, 1.0, 1.0, 1e-3]]),
+    "scaled_of_masked": lambda: scaled(Masked(weight(), mask(), "m")),
+    "masked_scaled_fake": lambda: Masked(scaled(fake(weight())), mask(), "m"),
+    "quantized_scaled": lambda: scaled(quantized()),
     "masked_trained_ternary": lambda: Masked(trained_ternary(weight()), mask(), "m"),
 }
+ROUNDED = ("fake", "learned", "dorefa", "binary", "ternary", "dithered", "float8", "scaled")
 EVERY_LEAF = pytest.mark.parametrize("name", LEAVES)
 
 
@@ -179,9 +218,7 @@ def test_pack_changes_no_bit_of_dense(name):
     assert_same_bits(leaf.dense(), packed.dense())
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in LEAVES if any(word in n for word in ("fake", "learned", "dorefa", "binary", "ternary"))]
-)
+@pytest.mark.parametrize("name", [n for n in LEAVES if any(word in n for word in ROUNDED)])
 def test_pack_changes_no_bit_of_a_leaf_that_is_a_constant_of_the_program(name):
     leaf = LEAVES[name]()
     assert_same_bits(jax.jit(leaf.dense)(), jax.jit(leaf.pack().dense)())

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import pack
-from jaxcompress.arrays import Clustered, LowRank, Masked, Quantized
+from jaxcompress.arrays import Clustered, LowRank, Masked, PackedFloat8, Quantized, Scaled
 from jaxcompress.export import load, save
 from jaxcompress.export.packed import DEFAULT_LIMIT, encode, from_bytes, overhead, to_bytes
 from jaxcompress.ledger import ledger
@@ -42,6 +42,9 @@ def small_tree():
         "c": LowRank(jnp.ones((2, 1)), jnp.ones((1, 3))),
         "d": Quantized(CODES.astype(jnp.int8), jnp.full((1, 3), 0.5), jnp.ones((1, 3), jnp.int8), 3),
         "e": clustered,
+        "f": Scaled(jnp.ones((1, 2)), jnp.full((1, 1), 0.5)),
+        "g": PackedFloat8(CODES, jnp.ones((1, 1)), "e4m3"),
+        "h": Quantized(jnp.ones((4, 1), jnp.int8), jnp.ones((2, 1)), jnp.ones((2, 1), jnp.int8), 3),
     }
 
 

@@ -151,3 +151,50 @@ def test_straight_through_passes_the_gradient_to_the_values_alone():
     to_values, to_quantized = pullback(upstream)
     np.testing.assert_array_equal(to_values, upstream)
     np.testing.assert_array_equal(to_quantized, [0, 0])
+
+
+# Runs that share a scale, and noise before rounding.
+
+
+def test_the_range_of_runs_by_hand():
+    weight = jnp.array([[1.0, -7.0], [-3.5, 0.0], [0.0, 14.0], [0.0, 1.0]])
+    scale, zero = affine.group_range(weight, 4, -2, 2, True)
+    assert scale.tolist() == [[0.5, 1], [1, 2]] and not np.any(zero)
+    assert affine.spread(scale, (4, 2)).tolist() == [[0.5, 1], [0.5, 1], [1, 2], [1, 2]]
+
+
+def test_spreading_leaves_alone_what_broadcasts():
+    scale = jnp.ones((1, 3))
+    assert affine.spread(scale, (6, 3)) is scale and affine.spread(scale[0, 0], (6, 3)).shape == ()
+    assert affine.spread(jnp.arange(6.0).reshape(2, 3), (4, 3)).tolist() == [[0, 1, 2]] * 2 + [[3, 4, 5]] * 2
+
+
+@pytest.mark.parametrize("axis", [-3, -2, -1])
+def test_one_run_is_the_whole_axis(axis):
+    weight = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6, 8)), jnp.float32)
+    for symmetric in (True, False):
+        whole = affine.weight_range(weight, 4, (axis,), symmetric)
+        runs = affine.group_range(weight, 4, axis, weight.shape[axis], symmetric)
+        jax.tree.map(np.testing.assert_array_equal, whole, runs)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.125, 0.3, 0.5, 2.75, -0.3, -6.5, 6.9999])
+def test_rounding_under_noise_of_all_sizes_is_right_in_the_mean(value):
+    noise = (jnp.arange(4096.0) + 0.5) / 4096 - 0.5
+    values = jnp.full(4096, value)
+    codes = affine.quantize(values, jnp.float32(1), jnp.float32(0), 4, True, noise)
+    assert set(codes.tolist()) <= {int(np.floor(value)), int(np.ceil(value))}
+    assert abs(np.mean(codes) - value) <= 1 / 4096
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(-127, 127), st.floats(-0.5, 0.5, width=32, exclude_max=True))
+def test_no_noise_moves_an_integer(code, noise):
+    codes = affine.quantize(jnp.float32([code]), jnp.float32(1), jnp.float32(0), 8, True, jnp.float32([noise]))
+    assert codes.tolist() == [code]
+
+
+def test_no_noise_at_all_rounds_half_to_even():
+    values = jnp.array([0.5, 1.5, -0.5, -1.5, 2.5])
+    codes = affine.quantize(values, jnp.float32(1), jnp.float32(0), 4, True, jnp.zeros(5))
+    assert codes.tolist() == [0, 2, 0, -2, 2]
