@@ -1,5 +1,6 @@
 """From configuration to objects: the model, the optimiser, the recipe."""
 
+import math
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import jaxcompress as jc
 from experiments import config, models, tflite_weights
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
-from jaxcompress.paths import rewrite
+from experiments.variables import RANGES, STATISTICS, joined, variables, without_ranges
+from jaxcompress.paths import Params, rewrite
+from jaxcompress.transform import rewrite_owned
 
 
 def seed_key(seed: int, purpose: str) -> jax.Array:
@@ -26,9 +29,11 @@ def model(spec: config.Model, classes: int) -> nn.Module:
     """Builds the Linen module of a model's configuration."""
     match spec:
         case config.MLP():
-            return models.MLP(spec.hidden, classes, spec.dropout)
+            return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial)
         case config.LeNet5():
-            return models.LeNet5(classes, spec.dropout)
+            return models.LeNet5(classes, spec.dropout, spec.relu)
+        case config.LeNet5BN():
+            return models.LeNet5BN(classes)
         case config.ResNet8():
             return models.ResNet8(classes, spec.width, norm=False)
 
@@ -39,7 +44,7 @@ def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pa
     example = jnp.zeros((1, *dataset.train.images.shape[1:]), jnp.float32)
     key = seed_key(experiment.seed, "init")
     if experiment.pretrained is None:
-        return module.init(key, example)["params"]
+        return joined(module.init(key, example))
     if not isinstance(module, models.ResNet8):
         raise ValueError(
             f"{experiment.pretrained.file} holds a ResNet8, not the {type(experiment.model).__name__} asked for"
@@ -63,47 +68,134 @@ def scaled(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def predictor(spec: config.Model, classes: int) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1]."""
+def predictor(
+    spec: config.Model, classes: int, activations: config.Activations | None = None
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1].
+
+    With `activations` they are rounded in the ranges that `params` hold.
+    """
     module = model(spec, classes)
 
     def logits(params: Any, images: jax.Array) -> Any:
-        return module.apply({"params": params}, scaled(images) if images.dtype == jnp.uint8 else images)
+        images = scaled(images) if images.dtype == jnp.uint8 else images
+        if activations is not None:
+            return _in_ranges(module, activations, params, images)
+        return module.apply(variables(params), images)
 
     return jc.lift(logits)
 
 
-def trainer(spec: config.Model, classes: int) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """Returns ``logits(params, images, key)`` of the lifted model for training, dropout drawn from `key`.
+def with_ranges(
+    spec: config.Model, classes: int, activations: config.Activations, params: Params, images: jax.Array
+) -> Params:
+    """Adds to `params`, unless they are there, the first ranges of activations, from the values on `images`."""
+    if RANGES in params:
+        return params
+    graph, weights = _graph(model(spec, classes), params, scaled(images))
+    quantizer = quantizer_of(activations)
+    return params | {RANGES: jc.quantize.train_ranges(graph, weights, scaled(images), quantizer, activations.pattern)}
 
-    On CPU convolutions run as patches, since XLA's leave their fast path inside the compiled epoch.
+
+def quantizer_of(spec: config.Activations) -> jc.quantize.quantizers.Quantizer:
+    """Builds the quantizer of activations."""
+    quantizers = jc.quantize.quantizers
+    methods = {
+        "lsq": quantizers.lsq,
+        "lsq-plus": quantizers.lsq_plus,
+        "pact": quantizers.pact,
+        "dorefa": quantizers.dorefa,
+    }
+    return methods[spec.method](spec.bits)
+
+
+def _in_ranges(module: nn.Module, activations: config.Activations, params: Params, images: jax.Array) -> jax.Array:
+    graph, weights = _graph(module, params, images)
+    return jc.quantize.with_ranges(graph, weights, params[RANGES], quantizer_of(activations))(images)
+
+
+def _graph(module: nn.Module, params: Params, images: jax.Array) -> tuple[jc.Graph, Params]:
+    example = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    return jc.read(lambda params, x: module.apply(variables(params), x), without_ranges(params), example)
+
+
+def trainer(
+    spec: config.Model, classes: int, activations: config.Activations | None = None
+) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]:
+    """Returns ``outputs(params, images, key) -> (logits, statistics)`` of the lifted model for training.
+
+    Dropout is drawn from `key`. `statistics` are the running ones after these images, to replace those of `params`, and
+    empty for a model without batch normalization. On CPU convolutions run as patches, since XLA's leave their fast path
+    inside the compiled epoch. With `activations` they are rounded in the ranges that `params` hold; the model is then
+    the graph of a device, which has neither dropout nor a batch normalization in training: ValueError for these.
     """
     module = model(spec, classes)
+    if activations is not None and (getattr(module, "norm", False) or getattr(module, "dropout", 0)):
+        raise ValueError(f"activations of {spec} cannot be rounded in training: it has dropout or batch normalization")
 
-    def logits(params: Any, images: jax.Array, key: jax.Array) -> Any:
-        return module.apply({"params": params}, scaled(images), train=True, rngs={"dropout": key})
+    def outputs(params: Any, images: jax.Array, key: jax.Array) -> Any:
+        if activations is not None:
+            return _in_ranges(module, activations, params, scaled(images)), {}
+        options = {"train": True, "rngs": {"dropout": key}, "mutable": [STATISTICS]}
+        return module.apply(variables(params), scaled(images), **options)
 
-    lifted = jc.lift(logits)
+    lifted = jc.lift(outputs)
     return jc.patches(lifted) if jax.default_backend() == "cpu" else lifted
 
 
-def optimiser(spec: config.Optimiser, steps: int) -> optax.GradientTransformation:
-    """Builds the optimiser of a stage of `steps` updates."""
+def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax.GradientTransformation:
+    """Builds the optimiser of a stage of `steps` updates; epochs become steps by `epoch_steps`."""
+    rate = _rate(spec, steps, epoch_steps)
+    if spec.name == "adam":
+        made = optax.adamw(rate, weight_decay=spec.weight_decay)
+    else:
+        made = optax.chain(optax.add_decayed_weights(spec.weight_decay), optax.sgd(rate, momentum=spec.momentum))
+    return made if spec.scaling == "none" else optax.chain(made, _by_glorot())
+
+
+def _rate(spec: config.Optimiser, steps: int, epoch_steps: int) -> optax.Schedule:
     match spec.decay:
         case "constant":
-            rate = optax.constant_schedule(spec.learning_rate)
+            return optax.constant_schedule(spec.learning_rate)
         case "linear":
-            rate = optax.linear_schedule(spec.learning_rate, 0.0, steps)
+            return optax.linear_schedule(spec.learning_rate, 0.0, steps)
         case "cosine":
-            rate = optax.cosine_decay_schedule(spec.learning_rate, steps)
-    if spec.name == "adam":
-        return optax.adamw(rate, weight_decay=spec.weight_decay)
-    return optax.chain(optax.add_decayed_weights(spec.weight_decay), optax.sgd(rate, momentum=spec.momentum))
+            return optax.cosine_decay_schedule(spec.learning_rate, steps)
+        case "exponential":
+            return optax.exponential_decay(spec.learning_rate, steps, spec.final / spec.learning_rate)
+        case "steps":
+            drops = {round(epochs * epoch_steps): 0.1 for epochs in spec.at}
+            return optax.piecewise_constant_schedule(spec.learning_rate, drops)
+
+
+def _by_glorot() -> optax.GradientTransformation:
+    """Divides the update of a kernel by Glorot's coefficient, ``sqrt(1.5 / (inputs + outputs))``."""
+
+    def larger(update: jax.Array) -> jax.Array:
+        if update.ndim < 2:
+            return update
+        fans = math.prod(update.shape[:-2]) * sum(update.shape[-2:])
+        return update * jnp.asarray(math.sqrt(fans / 1.5), update.dtype)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(larger, updates))
 
 
 def recipe(stage: config.Stage, epoch_steps: int, seed: int) -> jc.Transform:
     """Builds the transforms of a stage; epochs become steps by `epoch_steps`."""
     return jc.chain(*(_transform(technique, epoch_steps, seed) for technique in stage.recipe))
+
+
+def handed_on(stage: config.Stage) -> Callable[[Params], Params]:
+    """Returns what a stage makes of its parameters to validate and hand on: signs that were noise are left out."""
+    noise = [t for t in stage.recipe if isinstance(t, config.Binary) and t.test == "weights"]
+    owners = [name for technique in noise for name in _transform(technique, 1, 0).names]
+
+    def without(params: Params) -> Params:
+        for owner in owners:
+            params = rewrite_owned(params, owner, lambda leaf: leaf.weight)
+        return params
+
+    return without
 
 
 def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transform:

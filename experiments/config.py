@@ -31,17 +31,29 @@ class Data:
 
 @dataclass(frozen=True)
 class MLP:
-    """A multilayer perceptron; LeNet-300-100 by default."""
+    """A multilayer perceptron; LeNet-300-100 by default.
+
+    `norm` puts batch normalization after every layer. `initial` kernels are normal with a variance of one over their
+    inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect.
+    """
 
     hidden: tuple[int, ...] = (300, 100)
     dropout: float = 0.0
+    norm: bool = False
+    initial: Literal["lecun", "uniform"] = "lecun"
 
 
 @dataclass(frozen=True)
 class LeNet5:
-    """LeNet-5 as in Caffe."""
+    """LeNet-5 as in Caffe; with `relu` a ReLU follows the convolutions too, which in Caffe are linear."""
 
     dropout: float = 0.0
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class LeNet5BN:
+    """The wider LeNet-5 with batch normalization of Li & Liu (2016)."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +65,29 @@ class ResNet8:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """An optimiser of optax with its learning rate, which `decay` takes to zero by the end of the stage.
+    """An optimiser of optax with its learning rate and the `decay` of that over the stage.
 
-    `weight_decay` is L2 regularisation for ``sgd`` and ``momentum``, and decoupled (AdamW) for ``adam``.
+    ``linear`` and ``cosine`` take it to zero by the end of the stage and ``exponential`` to `final`; ``steps``
+    multiplies it by 0.1 after each of the epochs `at`. `weight_decay` is L2 regularisation for ``sgd``, and decoupled
+    (AdamW) for ``adam``. The `scaling` ``glorot`` divides the updates of each kernel by its coefficient of Glorot &
+    Bengio (2010), as BinaryConnect does (Courbariaux et al. 2015, section 2.5).
     """
 
     name: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
-    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    decay: Literal["constant", "linear", "cosine", "exponential", "steps"] = "cosine"
     momentum: float = 0.9
     weight_decay: float = 0.0
+    final: float = 0.0
+    at: tuple[float, ...] = ()
+    scaling: Literal["none", "glorot"] = "none"
+
+    def __post_init__(self) -> None:
+        exponential, steps = self.decay == "exponential", self.decay == "steps"
+        if exponential != (self.final > 0) or self.final < 0:
+            raise ValueError(f"decay {self.decay!r}, final={self.final}: 'exponential', and no other, needs final > 0")
+        if steps != bool(self.at) or any(epoch <= 0 for epoch in self.at):
+            raise ValueError(f"decay {self.decay!r}, at={self.at}: 'steps', and no other, needs epochs above 0")
 
 
 @dataclass(frozen=True)
@@ -123,11 +148,16 @@ class DoReFa:
 
 @dataclass(frozen=True)
 class Binary:
-    """Weights of one bit, by BinaryConnect (Courbariaux et al. 2015) or XNOR-Net (Rastegari et al. 2016)."""
+    """Weights of one bit, by BinaryConnect (Courbariaux et al. 2015) or XNOR-Net (Rastegari et al. 2016).
+
+    `test` declares what the stage validates and hands on: the ``signs``, or the real ``weights`` behind them, for which
+    the signs were noise of training (Courbariaux et al. 2015, section 2.6).
+    """
 
     pattern: str
     method: Literal["binaryconnect", "xnor"] = "binaryconnect"
     stochastic: bool = False
+    test: Literal["signs", "weights"] = "signs"
 
 
 @dataclass(frozen=True)
@@ -157,7 +187,7 @@ class SVD:
     energy: float | None = None
 
 
-Model = Union[MLP, LeNet5, ResNet8]  # noqa: UP007 (cattrs reads the members of a Union)
+Model = Union[MLP, LeNet5, LeNet5BN, ResNet8]  # noqa: UP007 (cattrs reads the members of a Union)
 Technique = Union[Magnitude, Threshold, Weights, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007
 
 
@@ -171,12 +201,26 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Activations:
+    """Rounds the activations of the tensors that `pattern` matches to `bits` bits, in ranges that are trained.
+
+    The methods are those of `jaxcompress.quantize.quantizers`; tensors are named as `jaxcompress.read` names them.
+    """
+
+    pattern: str
+    bits: int
+    method: Literal["lsq", "lsq-plus", "pact", "dorefa"] = "lsq"
+
+
+@dataclass(frozen=True)
 class Stage:
     """Trains for `epochs` under a recipe, on top of the stage before it.
 
+    The `loss` is the ``cross-entropy`` of softmax, or the ``square-hinge`` of one L2-SVM for each class.
     `select` declares which parameters the stage hands on: those of the ``last`` epoch or those with the
     ``best-validation`` error (the first of equals). The test set is never used to choose. `verify` declares the slice
-    that ``scripts/verify.py`` trains again: so many epochs from the start of the stage.
+    that ``scripts/verify.py`` trains again: so many epochs from the start of the stage. What rounds `activations` in
+    one stage does so in those after it.
     """
 
     name: str
@@ -187,6 +231,8 @@ class Stage:
     distill: Distill | None = None
     select: Literal["last", "best-validation"] = "last"
     verify: int = 1
+    loss: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
+    activations: Activations | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:
@@ -198,14 +244,15 @@ class Stage:
 class PostTraining:
     """Quantizes what the stage before it made, without training, to the integers of a device: a TFLite file.
 
-    Kernels get `bits` bits, one scale by `granularity`, rounded by `rounding`; activations 8 bits in the ranges that a
-    calibrator of `ranges` finds on `examples` training images drawn by the seed.
+    Kernels get `bits` bits, one scale by `granularity`, rounded by `rounding`, or keep the integers that they were
+    ``trained`` with; activations 8 bits in the ranges that a calibrator of `ranges` finds on `examples` training images
+    drawn by the seed, or that were trained.
     """
 
     name: str
     bits: int = 8
     granularity: Literal["tensor", "channel"] = "channel"
-    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
+    rounding: Literal["nearest", "gptq", "adaround", "trained"] = "nearest"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "min-max"
     examples: int = 1000
 
@@ -244,6 +291,12 @@ class Experiment:
             self.stages[0], PostTraining
         ):
             raise ValueError("a PostTraining stage stands last in an experiment, on top of another")
+
+    @property
+    def activations(self) -> Activations | None:
+        """What rounds the activations after the last stage: that of the latest stage that has any."""
+        found = [stage.activations for stage in self.stages if isinstance(stage, Stage) and stage.activations]
+        return found[-1] if found else None
 
     def until(self, stage: str) -> "Experiment":
         """Returns the experiment that ends with the stage of that name; raises ValueError if there is none."""

@@ -26,7 +26,10 @@ from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
+from experiments.variables import on_weights
 from jaxcompress.export.files import write_whole
+
+_RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
 
 
 class Settings(NamedTuple):
@@ -137,25 +140,25 @@ def _train(
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
     stage = training(experiment)
-    best, lines = (train.params_of(state), np.float32(np.inf)), this.folder / "metrics.jsonl"
+    best, lines = (plan.handed_on(train.params_of(state)), np.float32(np.inf)), this.folder / "metrics.jsonl"
     with checkpoints(this.folder / "checkpoint") as kept:
         done, (state, best) = kept.latest((state, best))
         _go_on_from(done, lines, log)
         saved = time.monotonic()
         for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
-            state, params = after, train.params_of(after)
+            state, params = after, plan.handed_on(train.params_of(after))
             row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": None}
             if len(data.validation.labels):
                 row["validation_error"] = error = evaluate.error_rate(plan.logits, params, data.validation)
                 if np.float32(error) < best[1]:  # in float32, as a checkpoint keeps it
                     best = (params, np.float32(error))
-            append_row(lines, row | {"sha256": digest(params)})
+            append_row(lines, row | {"sha256": digest(train.params_of(state))})
             log.row(row)
             settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
             if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
                 kept.save(epoch, (state, best))
                 saved = time.monotonic()
-    return best[0] if stage.select == "best-validation" else train.params_of(state)
+    return best[0] if stage.select == "best-validation" else plan.handed_on(train.params_of(state))
 
 
 def _go_on_from(done: int, lines: pathlib.Path, log: Log) -> None:
@@ -174,6 +177,7 @@ class Plan(NamedTuple):
     examples: train.Examples
     key: jax.Array
     begin: Callable[[Any], train.State]
+    handed_on: Callable[[Any], Any]
 
     @classmethod
     def of(cls, experiment: config.Experiment, data: Dataset, teacher: np.ndarray) -> "Plan":
@@ -187,19 +191,20 @@ class Plan(NamedTuple):
         if stage.select == "best-validation" and any(getattr(t, "ramp", None) for t in stage.recipe):
             raise ValueError(f"stage {stage.name!r} raises its sparsity: its best epoch would be one before the end")
         epoch_steps = size // stage.batch
-        optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps))
+        optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
         recipe = build.recipe(stage, epoch_steps, experiment.seed)
-        objective = train.Objective()
+        objective = train.Objective(labels=stage.loss)
         if stage.distill is not None:
-            objective = train.Objective(stage.distill.weight, stage.distill.temperature)
-        logits = build.trainer(experiment.model, data.classes)
+            objective = train.Objective(stage.distill.weight, stage.distill.temperature, stage.loss)
+        of_model = (experiment.model, data.classes, experiment.activations)
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
         return cls(
-            train.epoch_program(logits, optimiser, recipe, objective, stage.batch),
-            build.predictor(experiment.model, data.classes),
+            train.epoch_program(build.trainer(*of_model), optimiser, recipe, objective, stage.batch),
+            build.predictor(*of_model),
             examples,
             build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
-            lambda params: train.begin(recipe.init(params), optimiser),
+            lambda params: train.begin(_ranged(experiment, data, on_weights(recipe.init, params)), optimiser),
+            build.handed_on(stage),
         )
 
 
@@ -207,7 +212,7 @@ def _finish(
     this: Run, experiment: config.Experiment, data: Dataset, params: Any
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""
-    logits = build.predictor(experiment.model, data.classes)
+    logits = build.predictor(experiment.model, data.classes, experiment.activations)
     jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)
     outputs = evaluate.predict(logits, restored, data.test.images)
@@ -237,6 +242,15 @@ def _finish(
     return found._asdict() | sizes | active | sha, files
 
 
+def _ranged(experiment: config.Experiment, data: Dataset, params: Any) -> Any:
+    """Adds the first ranges of activations, from training images drawn by the seed, where an experiment rounds any."""
+    if experiment.activations is None:
+        return params
+    drawn = np.random.default_rng(experiment.seed).permutation(len(data.train.labels))[:_RANGE_EXAMPLES]
+    images = jnp.asarray(data.train.images[np.sort(drawn)])
+    return build.with_ranges(experiment.model, data.classes, experiment.activations, params, images)
+
+
 def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:
     """Returns the frozen teacher's logits for all training examples; no columns without a teacher."""
     distill = training(experiment).distill
@@ -245,7 +259,8 @@ def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Sett
     if distill.teacher.data != experiment.data:
         raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
     params = run(distill.teacher, settings).params()
-    return evaluate.predict(build.predictor(distill.teacher.model, data.classes), params, data.train.images)
+    teacher = build.predictor(distill.teacher.model, data.classes, distill.teacher.activations)
+    return evaluate.predict(teacher, params, data.train.images)
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 from jax import Array, lax
 
 import jaxcompress as jc
+from experiments.variables import split
 
 
 class State(NamedTuple):
@@ -19,6 +20,7 @@ class State(NamedTuple):
     fixed: Any
     opt_state: Any
     step: Array  # optimiser updates so far, int32
+    statistics: Any = {}  # running ones of batch normalization, moved by no optimiser and no recipe
 
 
 class Examples(NamedTuple):
@@ -30,25 +32,39 @@ class Examples(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """Weighs the loss: `distill` of it from the teacher at `temperature`, the rest from the labels."""
+    """Weighs the loss: `distill` of it from the teacher at `temperature`, the rest, of a kind, from the labels."""
 
     distill: float = 0.0
     temperature: float = 1.0
+    labels: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
 
 
 def begin(params: Any, optimiser: optax.GradientTransformation) -> State:
     """Returns the state before the first step."""
-    trainable, fixed = jc.partition(params)
-    return State(trainable, fixed, optimiser.init(trainable), jnp.int32(0))
+    weights, statistics = split(params)
+    trainable, fixed = jc.partition(weights)
+    return State(trainable, fixed, optimiser.init(trainable), jnp.int32(0), statistics)
 
 
 def params_of(state: State) -> Any:
     """Returns the parameters of a state."""
-    return jc.combine(state.trainable, state.fixed)
+    return jc.combine(state.trainable, state.fixed) | state.statistics
+
+
+def square_hinge(logits: Array, labels: Array) -> Array:
+    """Returns the loss (batch,) of an L2-SVM for each class against the others (Tang 2013, arXiv:1306.0239).
+
+    That is ``sum over classes of max(0, 1 - t y)^2`` with the target t of 1 for the class of the label, -1 for others.
+    """
+    targets = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
+    return jnp.sum(jnp.square(jax.nn.relu(1 - targets * logits)), axis=-1)
+
+
+_LOSSES = {"cross-entropy": optax.softmax_cross_entropy_with_integer_labels, "square-hinge": square_hinge}
 
 
 def epoch_program(
-    logits: Callable[[Any, Array, Array], Array],
+    outputs: Callable[[Any, Array, Array], tuple[Array, Any]],
     optimiser: optax.GradientTransformation,
     recipe: jc.Transform,
     objective: Objective,
@@ -56,16 +72,18 @@ def epoch_program(
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
     """Compiles ``epoch(state, examples, key) -> (state, mean loss)``: one pass in an order drawn from `key`.
 
-    Examples beyond a whole number of batches are left out of that pass.
+    `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
+    that pass.
     """
 
-    def loss(trainable: Any, fixed: Any, examples: Examples, key: Array) -> Array:
-        outputs = logits(jc.combine(trainable, fixed), examples.images, key)
-        total = optax.softmax_cross_entropy_with_integer_labels(outputs, examples.labels)
+    def loss(trainable: Any, state: State, examples: Examples, key: Array) -> tuple[Array, Any]:
+        params = params_of(state._replace(trainable=trainable))
+        logits, statistics = outputs(params, examples.images, key)
+        total = _LOSSES[objective.labels](logits, examples.labels)
         if objective.distill:
-            soft = jc.distill.kd(outputs, examples.teacher, objective.temperature)
+            soft = jc.distill.kd(logits, examples.teacher, objective.temperature)
             total = (1 - objective.distill) * total + objective.distill * soft
-        return total.mean()
+        return total.mean(), statistics
 
     @jax.jit
     def epoch(state: State, examples: Examples, key: Array) -> tuple[State, Array]:
@@ -76,11 +94,11 @@ def epoch_program(
         def step(state: State, indices: Array) -> tuple[State, Array]:
             chosen = jax.tree.map(lambda column: column[indices], examples)
             key = jax.random.fold_in(step_key, state.step)
-            value, grads = jax.value_and_grad(loss)(state.trainable, state.fixed, chosen, key)
+            (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(state.trainable, state, chosen, key)
             updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
             moved = jc.combine(optax.apply_updates(state.trainable, updates), state.fixed)
             params = recipe.update(moved, state.step + 1, grads=grads, key=key)
-            return State(*jc.partition(params), opt_state, state.step + 1), value
+            return State(*jc.partition(params), opt_state, state.step + 1, statistics), value
 
         state, losses = lax.scan(step, state, order)
         return state, losses.mean()

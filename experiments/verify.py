@@ -46,7 +46,7 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     checks += [
         _same("final weights", recorded["params_sha256"], runs.digest(run.params())),
     ]
-    logits = build.predictor(experiment.model, dataset.classes)
+    logits = build.predictor(experiment.model, dataset.classes, experiment.activations)
     outputs = evaluate.predict(logits, jc.export.load(run.packed_file), dataset.test.images)
     if exact:
         checks.append(_same("logits sha256", recorded["logits_sha256"], hashlib.sha256(outputs.tobytes()).hexdigest()))

@@ -2,6 +2,7 @@
 
 from jaxcompress import adapters as adapters
 from jaxcompress import arrays as arrays
+from jaxcompress import budget as budget
 from jaxcompress import distill as distill
 from jaxcompress import export as export
 from jaxcompress import factorize as factorize
@@ -10,6 +11,7 @@ from jaxcompress import quantize as quantize
 from jaxcompress import schedules as schedules
 from jaxcompress.arrays import densify as densify
 from jaxcompress.interpreters import Graph as Graph
+from jaxcompress.interpreters import channels as channels
 from jaxcompress.interpreters import cost as cost
 from jaxcompress.interpreters import integers as integers
 from jaxcompress.interpreters import lift as lift

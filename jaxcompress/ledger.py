@@ -136,6 +136,10 @@ def _kind(leaf: Any) -> str:
             return f"Quantized {leaf.bits}-bit"
         case arrays.Clustered():
             return f"Clustered {leaf.centroids.shape[0]}"
+        case arrays.PackedFloat8():
+            return f"Float8 {leaf.format}"
+        case arrays.Scaled():
+            return f"Scaled({_kind(leaf.weight)})"
         case _:
             return str(leaf.dtype)
 

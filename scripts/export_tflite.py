@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import tyro
 
-from experiments import cli, devices
+from experiments import cli, config, devices
 from experiments.devices import Format
 from experiments.runs import Run
+from jaxcompress.export.writer import IO
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,14 @@ class Arguments:
     """folder of a finished run"""
     format: Format = "float32"
     """number format of the file"""
+    io: IO = "integers"
+    """what a file of int8, int4 or int16x8 takes and gives: its codes, or reals that it encodes and decodes itself"""
+    examples: int = 1000
+    """training images that ranges and roundings of integers are found on"""
+    ranges: str = "min-max"
+    """calibrator of the ranges of activations: min-max, moving-average, percentile, mse or entropy"""
+    rounding: str = "gptq"
+    """rounding of the kernels: nearest, gptq or adaround; trained keeps the integers that they have"""
     data_dir: pathlib.Path | None = None
     """folder that holds the data sets; else JAXCOMPRESS_DATA; else they are downloaded"""
     out: pathlib.Path | None = None
@@ -28,8 +37,18 @@ def main() -> None:
     """Runs the command line."""
     arguments = tyro.cli(Arguments, description=__doc__)
     with cli.ending():
-        path = arguments.out or arguments.run / f"model-{arguments.format}.tflite"
-        found = devices.export(Run(arguments.run), path, arguments.format, arguments.data_dir)
+        chosen = {name: getattr(arguments, name) for name in ("examples", "ranges", "rounding")}
+        calibration = config.structure({"name": "export"} | chosen, config.PostTraining, "export_tflite")
+        suffix = "-float32-io" if arguments.io == "float32" else ""
+        path = arguments.out or arguments.run / f"model-{arguments.format}{suffix}.tflite"
+        found = devices.export(
+            Run(arguments.run),
+            path,
+            arguments.format,
+            arguments.data_dir,
+            io=arguments.io,
+            calibration=calibration,
+        )
         print(devices.described(found))
 
 

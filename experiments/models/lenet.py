@@ -1,42 +1,98 @@
 """The LeNets of the compression literature, in Linen, every layer named."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+
+from experiments.models.blocks import Norm, batch_norm
+
+LECUN = nn.initializers.lecun_normal()
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron with ReLU between the layers ``fc1``, ``fc2``, …; LeNet-300-100 by its default."""
+    """A multilayer perceptron with ReLU between the layers ``fc1``, ``fc2``, …; LeNet-300-100 by its default.
+
+    With `norm` a batch normalization ``fc1_norm`` follows each layer, before ReLU and after the last layer too, with
+    the constants of BinaryConnect's code (Courbariaux et al. 2015, arXiv:1511.00363). Departure: the layers then have
+    no biases, which a normalization takes off again. `initial` kernels are normal with a variance of one over their
+    inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs.
+    """
 
     hidden: Sequence[int] = (300, 100)
     classes: int = 10
     dropout: float = 0.0
+    norm: bool = False
+    initial: Literal["lecun", "uniform"] = "lecun"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
+        norm = batch_norm(self.norm, train, momentum=0.85, epsilon=1e-4)
+        initial = LECUN if self.initial == "lecun" else _uniform
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
-            x = nn.relu(nn.Dense(width, name=f"fc{i + 1}")(x))
+            x = nn.relu(_dense(x, width, f"fc{i + 1}", norm, initial))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes, name=f"fc{len(self.hidden) + 1}")(x)
+        return _dense(x, self.classes, f"fc{len(self.hidden) + 1}", norm, initial)
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 as Caffe has it: 20 and 50 filters of 5x5, max pooling after each, 500 units; ReLU after ``fc1`` only."""
+    """LeNet-5 as Caffe has it: 20 and 50 filters of 5x5, max pooling after each, 500 units; ReLU after ``fc1`` only.
+
+    With `relu` it follows the convolutions as well.
+    """
 
     classes: int = 10
     dropout: float = 0.0
+    relu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
-        if min(x.shape[1:3]) < 16:
-            raise ValueError(f"LeNet-5 needs images of at least 16x16 pixels, not {x.shape[1]}x{x.shape[2]}")
+        _check_size(x)
         for name, filters in (("conv1", 20), ("conv2", 50)):
             x = nn.Conv(filters, (5, 5), padding="VALID", name=name)(x)
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = nn.max_pool(nn.relu(x) if self.relu else x, (2, 2), strides=(2, 2))
         x = nn.relu(nn.Dense(500, name="fc1")(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, name="fc2")(x)
+
+
+class LeNet5BN(nn.Module):
+    """The LeNet-5 of ternary weight networks (Li & Liu 2016, arXiv:1605.04711, section 3).
+
+    32 and 64 filters of 5x5, max pooling after each, 512 units; batch normalization and ReLU after all three, with the
+    epsilon of Caffe and a running average over about 100 batches. Departure: layers that are normalized have no biases.
+    """
+
+    classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps images (batch, height, width, channels) to logits (batch, classes)."""
+        _check_size(x)
+        norm = batch_norm(True, train, epsilon=1e-5)
+        assert norm is not None
+        for name, filters in (("conv1", 32), ("conv2", 64)):
+            x = nn.Conv(filters, (5, 5), padding="VALID", use_bias=False, name=name)(x)
+            x = nn.max_pool(nn.relu(norm(name=f"{name}_norm")(x)), (2, 2), strides=(2, 2))
+        x = nn.relu(_dense(x.reshape(x.shape[0], -1), 512, "fc1", norm))
+        return nn.Dense(self.classes, name="fc2")(x)
+
+
+def _dense(x: jax.Array, features: int, name: str, norm: Norm, initial: Any = LECUN) -> jax.Array:
+    """Runs the layer `name` and the normalization ``<name>_norm`` in the module that is being built."""
+    x = nn.Dense(features, use_bias=norm is None, kernel_init=initial, name=name)(x)
+    return x if norm is None else norm(name=f"{name}_norm")(x)
+
+
+def _uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+
+
+def _check_size(x: jax.Array) -> None:
+    if min(x.shape[1:3]) < 16:
+        raise ValueError(f"LeNet-5 needs images of at least 16x16 pixels, not {x.shape[1]}x{x.shape[2]}")

@@ -10,7 +10,7 @@ from jaxcompress.export import writer
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.litert import Kernels, Model, Tensor, tensors
 from jaxcompress.interpreters.graph import INPUT
-from jaxcompress.interpreters.integers import LARGEST, SMALLEST, Arithmetic, Integers
+from jaxcompress.interpreters.integers import Arithmetic, Grid, Integers, decode, encode
 from jaxcompress.interpreters.integers import integers as evaluate
 
 # The kernels of LiteRT, and the arithmetic that gives what they compute.
@@ -18,31 +18,35 @@ KERNELS: dict[Kernels, Arithmetic] = {"default": "xnnpack", "reference": "refere
 _INPUTS = 4  # the number of inputs drawn to hold the file to JAX
 
 
-def integers(model: Integers, path: str | os.PathLike[str]) -> int:
-    """Writes an integer model as a TFLite file, int8 in and int8 out, and returns its size in bytes.
+def integers(model: Integers, path: str | os.PathLike[str], *, io: writer.IO = "integers") -> int:
+    """Writes an integer model as a TFLite file and returns its size in bytes.
 
-    Before the file is written it is read back: every code, scale and zero point must be the model's, and no tensor a
-    float. It is then run in LiteRT on a few inputs drawn from a fixed seed, with its default and its reference kernels,
-    and every output must be that of `jaxcompress.integers`.
+    With `io` ``integers`` the file takes and gives codes, int8 or int16 as the model's grids are; with ``float32`` it
+    takes and gives reals, which its first and last operation encode and decode on the same grids: what
+    `jaxcompress.interpreters.integers.encode` and ``decode`` do. Nothing else in it is a float.
 
-    Raises ImportError (naming the extra) without LiteRT, ValueError for an operation that cannot be written, and
-    RuntimeError, writing nothing, if the file does not hold or compute what the model does.
+    Before the file is written it is read back: every code, scale and zero point must be the model's. It is then run in
+    LiteRT on a few inputs drawn from a fixed seed, with its default and its reference kernels, and every output must be
+    that of `jaxcompress.integers`.
+
+    Raises ImportError (naming the extra) without LiteRT, ValueError for another `io` and an operation that cannot be
+    written, and RuntimeError, writing nothing, if the file does not hold or compute what the model does.
     """
-    content = writer.to_bytes(model)
-    _hold_content(model, tensors(content))
-    _hold_outputs(model, content)
+    content = writer.to_bytes(model, io)
+    _hold_content(model, tensors(content), floats=writer.real_ends(model) if io == "float32" else ())
+    _hold_outputs(model, content, io)
     write_whole(pathlib.Path(path), content)
     return len(content)
 
 
-def _hold_content(model: Integers, found: dict[str, Tensor]) -> None:
-    """Raises RuntimeError unless the file's tensors are the model's."""
+def _hold_content(model: Integers, found: dict[str, Tensor], floats: tuple[str, ...]) -> None:
+    """Raises RuntimeError unless the file's tensors are the model's, with floats in none but those of these names."""
     for name, tensor in found.items():
-        if tensor.dtype.kind not in "iV":
+        if tensor.dtype.kind not in "iV" and name not in floats:
             raise RuntimeError(f"the TFLite file holds {name} as {tensor.dtype}; nothing written")
     for name in (INPUT, *(node.name for node in model.graph.nodes)):
-        grid = model.grids[name]
-        if (found[name].scale.tolist(), found[name].zero_point.tolist()) != ([grid.scale], [grid.zero_point]):
+        grid, of = model.grids[name], found[name]
+        if (of.scale.tolist(), of.zero_point.tolist(), 8 * of.dtype.itemsize) != ([grid[0]], [grid[1]], grid[2]):
             raise RuntimeError(f"the TFLite file has another grid of {name} than {grid}; nothing written")
     for name, layer in model.layers.items():
         kernel, bias = found[f"{name}/kernel"], found[f"{name}/bias"]
@@ -58,12 +62,21 @@ def _hold_content(model: Integers, found: dict[str, Tensor]) -> None:
             )
 
 
-def _hold_outputs(model: Integers, content: bytes) -> None:
+def _hold_outputs(model: Integers, content: bytes, io: writer.IO) -> None:
     """Raises RuntimeError unless LiteRT computes from the file what JAX computes from the model."""
+    given, made = model.grids[INPUT], model.grids[model.graph.output]
     shape = (_INPUTS, *model.graph.input_shape[1:])
-    codes = np.random.default_rng(0).integers(SMALLEST, LARGEST + 1, shape, np.int8)
+    codes = np.random.default_rng(0).integers(given.smallest, given.largest + 1, shape)
+    inputs = _around(codes, given) if io == "float32" else codes.astype(np.int8 if given.bits == 8 else np.int16)
     for kernels, arithmetic in KERNELS.items():
-        expected = np.asarray(evaluate(model, arithmetic)(jnp.asarray(codes)))
-        found = Model(content, kernels=kernels).batch(codes)
+        run, x = evaluate(model, arithmetic), jnp.asarray(inputs)
+        outputs = decode(run(encode(x, given, arithmetic)), made) if io == "float32" else run(x)
+        found, expected = Model(content, kernels=kernels).batch(inputs), np.asarray(outputs)
         if found.shape != expected.shape or np.any(found != expected):
             raise RuntimeError(f"LiteRT's {kernels} kernels do not compute what {arithmetic!r} does; nothing written")
+
+
+def _around(codes: np.ndarray, grid: Grid) -> np.ndarray:
+    """Returns reals that lie on the codes and half way between, some beyond the grid's ends."""
+    offsets = np.resize([0.0, 0.5, -0.5, 1.5], codes.shape)
+    return ((codes + offsets - grid.zero_point) * np.float64(grid.scale)).astype(np.float32)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,10 +22,9 @@ class Model:
     def __init__(self, data: bytes | str | os.PathLike[str], threads: int = 1, kernels: Kernels = "default"):
         """Loads a model from its bytes or its path; raises ImportError, naming the extra, without LiteRT."""
         litert = _litert()
-        content = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
         resolver = litert.OpResolverType.AUTO if kernels == "default" else litert.OpResolverType.BUILTIN_REF
         self._interpreter = litert.Interpreter(
-            model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+            model_content=_content(data), num_threads=threads, experimental_op_resolver_type=resolver
         )
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
@@ -40,28 +40,53 @@ class Model:
         """Runs a model of batch size 1 on each of `inputs` in turn."""
         return np.concatenate([self(inputs[i : i + 1]) for i in range(len(inputs))])
 
+    def encode(self, reals: np.ndarray) -> np.ndarray:
+        """Rounds reals to the codes that a model of integers takes, half to even."""
+        (scale, zero_point), kind = self._input["quantization"], np.iinfo(self._input["dtype"])
+        codes = np.round(reals * (1 / np.float32(scale))) + zero_point
+        return np.clip(codes, kind.min, kind.max).astype(kind.dtype)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Returns the reals that the codes which a model of integers gives stand for."""
+        scale, zero_point = self._output["quantization"]
+        return (codes.astype(np.float32) - zero_point) * np.float32(scale)
+
 
 class Operator(NamedTuple):
-    """Names an operator of a model and the shapes of its weights and other constant inputs and its outputs."""
+    """Names an operator of a model, the shapes of its inputs, weights included, and outputs, and the types of both."""
 
     name: str
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
+    types: tuple[str, ...]
 
 
 def operators(data: bytes | str | os.PathLike[str]) -> list[Operator]:
     """Lists the operators of a model in order, as they stand in the file, before any delegate takes them over."""
-    litert = _litert()
-    content = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
-    plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = litert.Interpreter(model_content=content, experimental_op_resolver_type=plain)
-    interpreter.allocate_tensors()
-    shapes = {d["index"]: tuple(int(n) for n in d["shape"]) for d in interpreter.get_tensor_details()}
+    interpreter = _unallocated(data)
+    details = {int(d["index"]): d for d in interpreter.get_tensor_details()}
+
+    def shapes(indices: Any) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(int(n) for n in details[int(i)]["shape"]) for i in indices if int(i) in details)
+
     found = []
     for op in interpreter._get_ops_details():  # LiteRT has no public list of operators
-        inputs = tuple(shapes.get(int(i), ()) for i in op["inputs"] if int(i) >= 0)
-        found.append(Operator(op["op_name"], inputs, tuple(shapes.get(int(i), ()) for i in op["outputs"])))
+        both = [int(i) for i in (*op["inputs"], *op["outputs"])]
+        types = tuple(np.dtype(details[i]["dtype"]).name for i in both if i in details)
+        found.append(Operator(op["op_name"], shapes(op["inputs"]), shapes(op["outputs"]), types))
     return found
+
+
+def tensor_types(data: bytes | str | os.PathLike[str]) -> dict[str, int]:
+    """Counts the tensors of a file by the type of their values, the most frequent first."""
+    _unallocated(data)  # refuses what is no TFLite file
+    from ai_edge_litert import schema_py_generated as schema  # the interpreter calls int4 int8
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(_content(data), 0))
+    names = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
+    return dict(
+        Counter(names[tensor.type] for graph in model.subgraphs or () for tensor in graph.tensors or ()).most_common()
+    )
 
 
 class Tensor(NamedTuple):
@@ -75,19 +100,46 @@ class Tensor(NamedTuple):
 
 def tensors(data: bytes | str | os.PathLike[str]) -> dict[str, Tensor]:
     """Lists the tensors of a model by name, as LiteRT reads them."""
-    litert = _litert()
-    content = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
-    plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = litert.Interpreter(model_content=content, experimental_op_resolver_type=plain)
-    interpreter.allocate_tensors()
-    made = {int(i) for op in interpreter._get_ops_details() for i in op["outputs"]}
-    made |= {int(d["index"]) for d in interpreter.get_input_details()}
+    interpreter = _unallocated(data)
+    made = _computed(interpreter)
     found = {}
     for detail in interpreter.get_tensor_details():
         grid, index = detail["quantization_parameters"], int(detail["index"])
         values = None if index in made else interpreter.get_tensor(index)
         found[detail["name"]] = Tensor(np.dtype(detail["dtype"]), grid["scales"], grid["zero_points"], values)
     return found
+
+
+def arena(data: bytes | str | os.PathLike[str]) -> int:
+    """Measures the bytes that LiteRT's reference kernels take for activations, and for weights that they expand.
+
+    LiteRT plans where each activation lies, over others that are needed no more; this is the extent of what it planned,
+    told from the addresses, for one input. It leaves out the weights in the file and what delegates keep: XNNPACK, the
+    default on CPUs, packs weights and plans activations of its own.
+    """
+    interpreter = _unallocated(data, reference=True)
+    fixed = {int(d["index"]) for d in interpreter.get_tensor_details()} - _computed(interpreter)
+    expanded = set()  # computed from constants alone, and kept in a place of their own
+    for op in interpreter._get_ops_details():
+        if {int(i) for i in op["inputs"] if int(i) >= 0} <= fixed | expanded:
+            expanded |= {int(i) for i in op["outputs"]}
+    interpreter.allocate_tensors()
+    return _extent(interpreter, _computed(interpreter) - expanded) + _extent(interpreter, expanded)
+
+
+def _computed(interpreter: Any) -> set[int]:
+    """Returns the tensors that are not constant."""
+    made = {int(i) for op in interpreter._get_ops_details() for i in op["outputs"]}
+    return made | {int(d["index"]) for d in interpreter.get_input_details()}
+
+
+def _extent(interpreter: Any, chosen: set[int]) -> int:
+    spans = []
+    for index in chosen:
+        view = interpreter.tensor(index)()
+        start = view.__array_interface__["data"][0]
+        spans.append((start, start + view.nbytes))
+    return max((end for _, end in spans), default=0) - min((start for start, _ in spans), default=0)
 
 
 class Latency(NamedTuple):
@@ -116,6 +168,18 @@ def latency(
     low, high = np.percentile(medians, [25, 75])
     fastest = min(times["min"] for times in timed)
     return Latency(float(np.median(medians)), fastest, float(high - low), interpreters, invokes, threads, device)
+
+
+def _unallocated(data: bytes | str | os.PathLike[str], reference: bool = False) -> Any:
+    """Loads a model to look at it: no delegate has changed it, no kernel added tensors of its own."""
+    litert = _litert()
+    plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    resolver = litert.OpResolverType.BUILTIN_REF if reference else plain
+    return litert.Interpreter(model_content=_content(data), experimental_op_resolver_type=resolver)
+
+
+def _content(data: bytes | str | os.PathLike[str]) -> bytes:
+    return data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
 
 
 def _litert() -> Any:

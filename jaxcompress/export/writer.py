@@ -4,52 +4,74 @@ A converter decides for itself: what it fuses, what it rounds, which scales it k
 evaluated, and nothing else: the flatbuffer holds the graph's own operations and its own integers.
 """
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from jaxcompress.export.tables import Tables
 from jaxcompress.interpreters.graph import INPUT, Node, Window, window_of
 from jaxcompress.interpreters.integers import Grid, Integers
 
-IDENTIFIER = b"TFL3"
+IO = Literal["integers", "float32"]
 
 
-def to_bytes(model: Integers) -> bytes:
-    """Returns the TFLite file of an integer model, int8 in and int8 out, for a batch of one.
+def to_bytes(model: Integers, io: IO = "integers") -> bytes:
+    """Returns the TFLite file of an integer model for a batch of one.
 
-    Layers hold their kernels as int8 or int4 with a scale per output, and biases as int32. Padding that is neither
-    TFLite's ``SAME`` nor ``VALID`` becomes an operation of its own. Raises ImportError, naming the extra, without
+    Codes go in and come out, or, with ``float32``, reals: the first operation encodes them, the last one decodes.
+    Activations are int8 or int16 as their grids are. Layers hold their kernels as int8 or int4 with a scale per output,
+    and biases as int32, int64 beside int16. Padding that is neither TFLite's ``SAME`` nor ``VALID`` becomes an
+    operation of its own. Raises ValueError for what cannot be written, and ImportError, naming the extra, without
     LiteRT.
     """
-    return _File(model).to_bytes()
+    if io not in get_args(IO):
+        raise ValueError(f"io {io!r} is not one of {', '.join(map(repr, get_args(IO)))}")
+    return _File(model, _kind(model)).to_bytes(io)
+
+
+def real_ends(model: Integers) -> tuple[str, str]:
+    """Names the tensors of reals that go in and come out of a file that takes and gives these."""
+    return f"{INPUT}/float32", f"{model.graph.output}/float32"
+
+
+def _kind(model: Integers) -> str:
+    """Returns the type of all activations."""
+    bits = {grid.bits for grid in model.grids.values()}
+    if bits not in ({8}, {16}):
+        raise ValueError(f"activations have {sorted(bits)} bits; the kernels of a device take all in 8, or all in 16")
+    for name, grid in model.grids.items():
+        if grid.bits == 16 and grid.zero_point:
+            raise ValueError(f"{name} has the zero point {grid.zero_point}; in 16 bits the kernels know none but 0")
+    return f"INT{bits.pop()}"
 
 
 class _File:
-    """Collects the tables of one file: buffers, tensors, operators and their codes."""
+    """Puts the operations of a model into the tables of a file."""
 
-    def __init__(self, model: Integers) -> None:
-        self.schema, self.flatbuffers = _libraries()
-        self.model = model
-        self.buffers, self.tensors, self.operators, self.codes = [self.schema.BufferT()], [], [], {}
-        self.numbers = {INPUT: self._activation(INPUT, model.graph.input_shape)}
-        for node in model.graph.nodes:
+    def __init__(self, model: Integers, kind: str) -> None:
+        self.schema, flatbuffers = _libraries()
+        self.tables, self.model, self.kind = Tables(self.schema, flatbuffers), model, kind
+        self.numbers: dict[str, int] = {}
+
+    def to_bytes(self, io: IO) -> bytes:
+        graph, ends = self.model.graph, []
+        if io == "float32":
+            shapes = zip(real_ends(self.model), (graph.input_shape, self._shape(graph.output)), strict=True)
+            ends = [self.tables.activation(name, shape, "FLOAT32") for name, shape in shapes]
+        self.numbers[INPUT] = self._activation(INPUT, graph.input_shape)
+        if ends:
+            self._operator("QUANTIZE", ends[:1], self.numbers[INPUT], self._options("QuantizeOptions"))
+        for node in graph.nodes:
             self.numbers[node.name] = self._activation(node.name, node.shape)
             self._write(node)
-
-    def to_bytes(self) -> bytes:
-        schema = self.schema
-        graph = schema.SubGraphT()
-        graph.name, graph.tensors, graph.operators = b"main", self.tensors, self.operators
-        graph.inputs, graph.outputs = [self.numbers[INPUT]], [self.numbers[self.model.graph.output]]
-        content = schema.ModelT()
-        content.version, content.description = 3, b"jaxcompress"
-        content.subgraphs, content.buffers, content.operatorCodes = [graph], self.buffers, list(self.codes.values())
-        builder = self.flatbuffers.Builder(1024)
-        builder.Finish(content.Pack(builder), file_identifier=IDENTIFIER)
-        return bytes(builder.Output())
+        made = self.numbers[graph.output]
+        if not ends:
+            return self.tables.to_bytes([self.numbers[INPUT]], [made])
+        self._operator("DEQUANTIZE", [made], ends[1], self._options("DequantizeOptions"))
+        return self.tables.to_bytes(ends[:1], ends[1:])
 
     def _write(self, node: Node) -> None:
-        given = [self.numbers[name] for name in node.inputs]
+        given, made = [self.numbers[name] for name in node.inputs], self.numbers[node.name]
         match node.kind:
             case "convolution":
                 self._convolution(node, given[0])
@@ -57,33 +79,41 @@ class _File:
                 weights = self.model.layers[node.name].kernel.T
                 options = self._options("FullyConnectedOptions", activation=node.activation)
                 options.keepNumDims = len(node.shape) > 2
-                self._operator("FULLY_CONNECTED", [given[0], *self._parameters(node, weights, 0)], node, options)
+                self._operator("FULLY_CONNECTED", [given[0], *self._parameters(node, weights, 0)], made, options)
             case "add":
-                self._operator("ADD", given, node, self._options("AddOptions", activation=node.activation))
+                options = self._options("AddOptions", activation=node.activation)
+                options.potScaleInt16 = self.kind == "INT8"  # int16 of any scales, and not of powers of two alone
+                self._operator("ADD", given, made, options)
             case "mean":
                 options = self._options("ReducerOptions")
                 options.keepDims = len(node.shape) == len(self._shape(node.inputs[0]))
-                self._operator("MEAN", [*given, self._integers(f"{node.name}/axes", node.axes)], node, options)
+                self._operator("MEAN", [*given, self._integers(f"{node.name}/axes", node.axes)], made, options)
             case "max_pool" | "average_pool":
                 self._pool(node, given[0])
+            case "softmax" if self.kind == "INT16":
+                raise ValueError(f"{node.name} is a 'softmax', which has no arithmetic in int16")
+            case "softmax":
+                options = self._options("SoftmaxOptions")
+                options.beta = 1.0
+                self._operator("SOFTMAX", given, made, options)
             case "concatenate":
                 options = self._options("ConcatenationOptions")
                 options.axis = node.axes[0]
-                self._operator("CONCATENATION", given, node, options)
+                self._operator("CONCATENATION", given, made, options)
             case "reshape":
                 options = self._options("ReshapeOptions")
                 options.newShape = list(node.shape)
-                self._operator("RESHAPE", [*given, self._integers(f"{node.name}/shape", node.shape)], node, options)
+                self._operator("RESHAPE", [*given, self._integers(f"{node.name}/shape", node.shape)], made, options)
             case "transpose":
                 order = self._integers(f"{node.name}/order", node.axes)
-                self._operator("TRANSPOSE", [*given, order], node, self._options("TransposeOptions"))
+                self._operator("TRANSPOSE", [*given, order], made, self._options("TransposeOptions"))
             case "slice":
                 corners = zip(("begin", "end", "strides"), zip(*node.extents, strict=True), strict=True)
                 ends = [self._integers(f"{node.name}/{corner}", values) for corner, values in corners]
-                self._operator("STRIDED_SLICE", [*given, *ends], node, self._options("StridedSliceOptions"))
+                self._operator("STRIDED_SLICE", [*given, *ends], made, self._options("StridedSliceOptions"))
             case "pad":
                 edges = self._integers(f"{node.name}/padding", node.extents)
-                self._operator("PAD", [*given, edges], node, self._options("PadOptions"))
+                self._operator("PAD", [*given, edges], made, self._options("PadOptions"))
             case _:
                 raise ValueError(f"{node.name} is a {node.kind!r}, which cannot be written as integers")
 
@@ -98,7 +128,7 @@ class _File:
         else:
             options = self._options("Conv2DOptions", window, padding, node.activation)
             weights, axis, name = kernel.transpose(3, 0, 1, 2), 0, "CONV_2D"
-        self._operator(name, [given, *self._parameters(node, weights, axis)], node, options)
+        self._operator(name, [given, *self._parameters(node, weights, axis)], self.numbers[node.name], options)
 
     def _pool(self, node: Node, given: int) -> None:
         window = window_of(node)
@@ -108,7 +138,8 @@ class _File:
         padding = "VALID" if window.padding == _VALID else "SAME"
         options = self._options("Pool2DOptions", window, padding)
         options.filterHeight, options.filterWidth = window.size
-        self._operator("MAX_POOL_2D" if node.kind == "max_pool" else "AVERAGE_POOL_2D", [given], node, options)
+        name = "MAX_POOL_2D" if node.kind == "max_pool" else "AVERAGE_POOL_2D"
+        self._operator(name, [given], self.numbers[node.name], options)
 
     def _padded(self, node: Node, given: int, window: Window) -> tuple[int, str]:
         """Returns the tensor to convolve and the padding that is left to the convolution."""
@@ -128,54 +159,24 @@ class _File:
         """Adds the tensors of a layer's weights and bias."""
         layer, given = self.model.layers[node.name], self.model.grids[node.inputs[0]]
         scale = layer.scale if np.ptp(layer.scale) or layer.scale.size == 1 else layer.scale[:1]
-        weights = self._tensor(f"{node.name}/kernel", np.ascontiguousarray(kernel), scale, axis, packs=layer.bits == 4)
-        bias = self._tensor(f"{node.name}/bias", layer.bias, (given.scale * scale).astype(np.float32), 0)
-        return [weights, bias]
+        of_kernel, of_bias = (
+            self.tables.quantization(unit, [0] * unit.size, along)
+            for unit, along in ((scale, axis), ((given.scale * scale).astype(np.float32), 0))
+        )
+        codes, bias = np.ascontiguousarray(kernel), layer.bias.astype(np.int32 if given.bits == 8 else np.int64)
+        weights = self.tables.constant(f"{node.name}/kernel", codes, of_kernel, packs=layer.bits == 4)
+        return [weights, self.tables.constant(f"{node.name}/bias", bias, of_bias)]
 
     def _activation(self, name: str, shape: Any, grid: Grid | None = None) -> int:
         grid = self.model.grids[name] if grid is None else grid
-        quantization = self._quantization(np.asarray([grid.scale], np.float32), [grid.zero_point], 0)
-        return self._add(name, shape, "INT8", 0, quantization)
+        quantization = self.tables.quantization(np.asarray([grid.scale], np.float32), [grid.zero_point])
+        return self.tables.activation(name, shape, self.kind, quantization)
 
     def _integers(self, name: str, values: Any) -> int:
-        return self._tensor(name, np.asarray(values, np.int32))
+        return self.tables.constant(name, np.asarray(values, np.int32))
 
-    def _tensor(
-        self, name: str, values: np.ndarray, scale: np.ndarray | None = None, axis: int = 0, packs: bool = False
-    ) -> int:
-        """Adds a constant tensor; `packs` puts two int4 in a byte, the first in the lower half."""
-        buffer = self.schema.BufferT()
-        buffer.data = _nibbles(values) if packs else np.frombuffer(values.tobytes(), np.uint8)
-        self.buffers.append(buffer)
-        quantization = None if scale is None else self._quantization(scale, [0] * scale.size, axis)
-        kind = "INT4" if packs else {"int8": "INT8", "int32": "INT32"}[values.dtype.name]
-        return self._add(name, values.shape, kind, len(self.buffers) - 1, quantization)
-
-    def _quantization(self, scale: np.ndarray, zero_point: list[int], axis: int) -> Any:
-        quantization = self.schema.QuantizationParametersT()
-        quantization.scale, quantization.zeroPoint = scale, np.asarray(zero_point, np.int64)
-        quantization.quantizedDimension = axis
-        return quantization
-
-    def _add(self, name: str, shape: Any, kind: str, buffer: int, quantization: Any) -> int:
-        tensor = self.schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = name.encode(), list(map(int, shape)), buffer
-        tensor.type, tensor.quantization = getattr(self.schema.TensorType, kind), quantization
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
-
-    def _operator(self, name: str, inputs: list[int], output: Node | int, options: Any) -> None:
-        code = getattr(self.schema.BuiltinOperator, name)
-        if name not in self.codes:
-            entry = self.schema.OperatorCodeT()
-            entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, min(code, 127), _VERSIONS[name]
-            self.codes[name] = entry
-        operator = self.schema.OperatorT()
-        operator.opcodeIndex, operator.inputs = list(self.codes).index(name), inputs
-        operator.outputs = [output if isinstance(output, int) else self.numbers[output.name]]
-        kind = type(options).__name__.removesuffix("T")
-        operator.builtinOptions, operator.builtinOptionsType = options, getattr(self.schema.BuiltinOptions, kind)
-        self.operators.append(operator)
+    def _operator(self, name: str, inputs: list[int], output: int, options: Any) -> None:
+        self.tables.operator(name, _VERSIONS[name][self.kind], inputs, output, options)
 
     def _options(
         self, kind: str, window: Window | None = None, padding: str = "VALID", activation: str | None = None
@@ -184,6 +185,8 @@ class _File:
         if hasattr(options, "fusedActivationFunction"):
             name = {None: "NONE", "relu": "RELU", "relu6": "RELU6"}[activation]
             options.fusedActivationFunction = getattr(self.schema.ActivationFunctionType, name)
+        if hasattr(options, "quantizedBiasType") and self.kind == "INT16":
+            options.quantizedBiasType = self.schema.TensorType.INT64
         if window is not None:
             options.padding = getattr(self.schema.Padding, padding)
             options.strideH, options.strideW = window.strides
@@ -197,16 +200,24 @@ class _File:
 
 _VALID = ((0, 0), (0, 0))
 
-# The versions of the operators in which int8 kernels are as used here.
+# The versions of the operators in which kernels of the activations' type are as used here.
 _VERSIONS = {
-    "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "MEAN": 2, "MAX_POOL_2D": 2,
-    "AVERAGE_POOL_2D": 2, "CONCATENATION": 2, "RESHAPE": 1, "TRANSPOSE": 2, "STRIDED_SLICE": 2, "PAD": 2,
-}  # fmt: skip
-
-
-def _nibbles(values: np.ndarray) -> np.ndarray:
-    flat = np.append(values.reshape(-1).view(np.uint8) & 15, np.uint8(0))[: values.size + values.size % 2]
-    return flat[0::2] | flat[1::2] << 4
+    "CONV_2D": {"INT8": 3, "INT16": 8},
+    "DEPTHWISE_CONV_2D": {"INT8": 3, "INT16": 5},
+    "FULLY_CONNECTED": {"INT8": 4, "INT16": 11},
+    "ADD": {"INT8": 2, "INT16": 3},
+    "MEAN": {"INT8": 2, "INT16": 3},
+    "MAX_POOL_2D": {"INT8": 2, "INT16": 3},
+    "AVERAGE_POOL_2D": {"INT8": 2, "INT16": 3},
+    "SOFTMAX": {"INT8": 2},
+    "CONCATENATION": {"INT8": 2, "INT16": 3},
+    "RESHAPE": {"INT8": 1, "INT16": 1},
+    "TRANSPOSE": {"INT8": 2, "INT16": 4},
+    "STRIDED_SLICE": {"INT8": 2, "INT16": 4},
+    "PAD": {"INT8": 2, "INT16": 3},
+    "QUANTIZE": {"INT8": 1, "INT16": 2},
+    "DEQUANTIZE": {"INT8": 2, "INT16": 3},
+}
 
 
 def _same_padding(shape: tuple[int, ...], window: Window) -> tuple[tuple[int, int], ...]:

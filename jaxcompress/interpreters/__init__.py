@@ -1,5 +1,7 @@
 """Readings of a model's jaxpr."""
 
+from jaxcompress.interpreters.channels import Channels as Channels
+from jaxcompress.interpreters.channels import channels as channels
 from jaxcompress.interpreters.cost import Operation as Operation
 from jaxcompress.interpreters.cost import cost as cost
 from jaxcompress.interpreters.cost import macs as macs

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 Integer = np.ndarray | np.int32 | Array
 Ties = Literal["away", "up"]
@@ -48,6 +48,17 @@ def multiply(values: Int32[Array, "..."], by: Multiplier, ties: Ties = "away") -
     """
     left = jnp.left_shift(values, jnp.maximum(by.shift, 0))
     return divide_by_power(doubling_high_product(left, by.multiplier), jnp.maximum(-by.shift, 0), ties)
+
+
+def multiply_wide(values: Int64[Array, "..."], by: Multiplier) -> Int32[Array, "..."]:
+    """Multiplies int64 `values` by reals below 2**14 with one rounding, ties up, and 16 bits of each multiplier.
+
+    So do the kernels for activations of 16 bits. Called where JAX has 64 bits.
+    """
+    multiplier = jnp.asarray(by.multiplier).astype(jnp.int64)
+    reduced = jnp.where(multiplier < 0x7FFF0000, (multiplier + 2**15) >> 16, 0x7FFF)
+    shift = 15 - jnp.asarray(by.shift).astype(jnp.int64)
+    return ((values * reduced + (1 << (shift - 1))) >> shift).astype(jnp.int32)
 
 
 def doubling_high_product(a: Int32[Array, "..."], b: Integer) -> Int32[Array, "..."]:

@@ -1,11 +1,14 @@
 """Configuration becomes the objects that it names."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import jaxcompress as jc
 from experiments import build, config, runs
 from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked
 
@@ -32,9 +35,9 @@ def kernel():
     return {"fc1": {"kernel": jax.random.normal(jax.random.key(1), (8, 6))}}
 
 
-def rate_at(spec, steps, step):
+def rate_at(spec, steps, step, epoch_steps=1):
     """The learning rate of plain gradient descent is what a unit gradient moves a weight by."""
-    optimiser = build.optimiser(spec, steps)
+    optimiser = build.optimiser(spec, steps, epoch_steps)
     state = optimiser.init(jnp.zeros(1))
     update = jnp.zeros(1)
     for _ in range(step + 1):
@@ -70,9 +73,11 @@ def test_dropout_acts_in_training_alone_and_follows_its_key():
     params = build.initial_params(experiment(spec), data)
     images = jnp.asarray(data.train.images)
     train, one, two = build.trainer(spec, 10), jax.random.key(1), jax.random.key(2)
-    np.testing.assert_array_equal(train(params, images, one), train(params, images, one))
-    assert np.any(np.asarray(train(params, images, one)) != np.asarray(train(params, images, two)))
-    dry = build.trainer(config.MLP((16,)), 10)(params, images, one)
+    (first, nothing), (again, _), (other, _) = (train(params, images, key) for key in (one, one, two))
+    assert nothing == {}
+    np.testing.assert_array_equal(first, again)
+    assert np.any(np.asarray(first) != np.asarray(other))
+    dry, _ = build.trainer(config.MLP((16,)), 10)(params, images, one)
     np.testing.assert_allclose(dry, build.predictor(spec, 10)(params, images), rtol=1e-5, atol=1e-6)
 
 
@@ -86,7 +91,7 @@ def test_loss_and_gradient_on_patches_equal_the_native_ones():
     def loss(logits):
         return lambda p: optax.softmax_cross_entropy_with_integer_labels(logits(p), labels).mean()
 
-    on_patches = loss(lambda p: build.trainer(spec, 10)(p, images, jax.random.key(2)))
+    on_patches = loss(lambda p: build.trainer(spec, 10)(p, images, jax.random.key(2))[0])
     native = loss(lambda p: build.predictor(spec, 10)(p, images))
     (a, grad_a), (b, grad_b) = (jax.jit(jax.value_and_grad(f))(params) for f in (on_patches, native))
     np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -101,6 +106,37 @@ def test_learning_rates_decay_to_zero_at_the_end_of_the_stage():
     np.testing.assert_allclose(rates("constant"), [0.1, 0.1, 0.1], rtol=1e-5)
     np.testing.assert_allclose(rates("linear"), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(rates("cosine"), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8)
+
+
+def test_exponential_decay_ends_at_the_final_rate():
+    spec = config.Optimiser("sgd", 1e-3, "exponential", momentum=0.0, final=1e-7)
+    np.testing.assert_allclose([rate_at(spec, 8, s) for s in (0, 2, 4, 8)], [1e-3, 1e-4, 1e-5, 1e-7], rtol=1e-4)
+
+
+def test_steps_fall_to_a_tenth_after_their_epochs():
+    spec = config.Optimiser("sgd", 0.1, "steps", momentum=0.0, at=(1.5, 3))
+    rates = [rate_at(spec, 40, step, epoch_steps=4) for step in (0, 5, 6, 11, 12, 20)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_glorot_scaling_is_of_the_updates_of_kernels(name):
+    plain = config.Optimiser(name, 0.1, "constant", weight_decay=0.01)
+    weights = {"conv": jnp.ones((5, 5, 3, 8)), "fc": jnp.ones((7, 2)), "bias": jnp.ones(8)}
+    gradients = jax.tree.map(lambda a: 0.5 * a, weights)
+    updates = []
+    for spec in (plain, replace(plain, scaling="glorot")):
+        optimiser = build.optimiser(spec, 10)
+        updates.append(optimiser.update(gradients, optimiser.init(weights), weights)[0])
+    for path, times in (("conv", np.sqrt(25 * 11 / 1.5)), ("fc", np.sqrt(9 / 1.5)), ("bias", 1.0)):
+        np.testing.assert_allclose(updates[1][path], times * updates[0][path], rtol=1e-6)
+
+
+def test_glorot_scaling_reaches_into_compressed_leaves():
+    trainable, _ = jc.partition(recipe(config.Binary("fc1/kernel")).init(kernel()))
+    optimiser = build.optimiser(config.Optimiser("sgd", 0.1, "constant", momentum=0.0, scaling="glorot"), 10)
+    update, _ = optimiser.update(jax.tree.map(jnp.ones_like, trainable), optimiser.init(trainable), trainable)
+    np.testing.assert_allclose(update["fc1"]["kernel"].weight, np.full((8, 6), -0.1 * np.sqrt(14 / 1.5)), rtol=1e-6)
 
 
 def test_weight_decay_is_l2_for_sgd_and_decoupled_for_adam():
@@ -145,6 +181,51 @@ def test_recipe_knows_threshold_and_codebook():
 )
 def test_recipe_knows_low_bit_weights(technique, kind):
     assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
+
+
+def test_signs_that_were_noise_are_not_handed_on():
+    noise = config.Binary("fc1/kernel", stochastic=True, test="weights")
+    for technique, kept in ((noise, False), (config.Binary("fc1/kernel", stochastic=True), True)):
+        stage = config.Stage("s", 1, recipe=(technique, config.Weights("fc1/bias", 4)))
+        params = {"fc1": kernel()["fc1"] | {"bias": jnp.ones(6)}}
+        wrapped = build.recipe(stage, 10, 0).init(params)
+        handed = build.handed_on(stage)(wrapped)
+        assert isinstance(handed["fc1"]["bias"], FakeQuantized)
+        assert (handed["fc1"]["kernel"] is wrapped["fc1"]["kernel"]) == kept
+        if not kept:
+            np.testing.assert_array_equal(handed["fc1"]["kernel"], params["fc1"]["kernel"])
+
+
+def test_initial_statistics_stand_beside_the_weights():
+    params = build.initial_params(experiment(config.MLP((16,), norm=True)), runs.dataset(DIGITS, None))
+    assert set(params) == {"fc1", "fc1_norm", "fc2", "fc2_norm", "batch_stats"}
+    np.testing.assert_array_equal(params["batch_stats"]["fc1_norm"]["mean"], np.zeros(16))
+    np.testing.assert_array_equal(params["batch_stats"]["fc2_norm"]["var"], np.ones(10))
+
+
+def test_inference_normalizes_by_the_running_statistics_and_training_by_the_batch():
+    data, spec = runs.dataset(DIGITS, None), config.MLP((16,), norm=True)
+    params = build.initial_params(experiment(spec), data)
+    images = jnp.asarray(data.train.images)
+    shifted = params | {"batch_stats": jax.tree.map(lambda a: a + 1, params["batch_stats"])}
+    predict, train = build.predictor(spec, 10), build.trainer(spec, 10)
+    assert np.any(np.asarray(predict(params, images)) != np.asarray(predict(shifted, images)))
+    (one, moved), (other, _) = (train(p, images, jax.random.key(0)) for p in (params, shifted))
+    np.testing.assert_array_equal(one, other)
+    assert jax.tree.structure(moved) == jax.tree.structure({"batch_stats": params["batch_stats"]})
+    np.testing.assert_allclose(np.mean(one, axis=0), np.zeros(10), atol=1e-5)
+
+
+def test_statistics_are_folded_into_the_graph_of_a_device():
+    data, spec = runs.dataset(DIGITS, None), config.MLP((16,), norm=True)
+    params = build.initial_params(experiment(spec), data)
+    shifted = params | {"batch_stats": jax.tree.map(lambda a: a + 0.5, params["batch_stats"])}
+    images, predict = build.scaled(jnp.asarray(data.test.images)), build.predictor(spec, 10)
+    graph, weights = jc.read(predict, shifted, images[:1])
+    assert set(weights) == {"fc1", "fc2"} and {node.kind for node in graph.nodes} <= {"dense", "reshape"}
+    (w1, b1), (w2, b2) = ([np.float64(weights[name][part]) for part in ("kernel", "bias")] for name in ("fc1", "fc2"))
+    x = np.maximum(np.float64(images).reshape(len(images), -1) @ w1 + b1, 0) @ w2 + b2
+    np.testing.assert_allclose(predict(shifted, images), x, rtol=1e-4, atol=1e-5)
 
 
 def test_ramp_counts_in_epochs():

@@ -19,6 +19,7 @@ from experiments.config import (
     DoReFa,
     Experiment,
     LeNet5,
+    LeNet5BN,
     Magnitude,
     Optimiser,
     PostTraining,
@@ -68,6 +69,20 @@ TABLE = Table(
     {
         "small": EXPERIMENT,
         "conv": Experiment(Data(), LeNet5(0.5), (Stage("s", 1, select="best-validation"),)),
+        "normalized": Experiment(
+            Data(),
+            MLP((8, 8), norm=True, initial="uniform"),
+            (
+                Stage(
+                    "s",
+                    1,
+                    optimiser=Optimiser(decay="exponential", final=3e-6, scaling="glorot"),
+                    recipe=(Binary("fc./kernel", stochastic=True, test="weights"),),
+                    loss="square-hinge",
+                ),
+            ),
+        ),
+        "wider": Experiment(Data(), LeNet5BN(), (Stage("s", 3, optimiser=Optimiser(decay="steps", at=(1.5, 2.0))),)),
         "quantized": Experiment(
             Data("cifar-10"),
             ResNet8(8),
@@ -235,6 +250,9 @@ def test_file_that_includes_itself_is_refused(tmp_path):
         ("hidden: [16]", "hidden: [a]", ["hidden", "expected int"]),
         ("name: digits", "name: digit", ["name", "digit"]),
         ("name: sgd", "name: sdg", ["optimiser", "sdg"]),
+        ("batch: 50", "loss: hinge", ["loss", "hinge"]),
+        ("name: sgd", "decay: exponential", ["optimiser", "decay 'exponential', final=0.0"]),
+        ("name: sgd", "decay: steps", ["optimiser", r"decay 'steps', at=\(\)"]),
         ("epochs: 2, ", "", ["epochs", "required|missing"]),
         ("type: Magnitude", "type: Magnitud", ["unknown type 'Magnitud'", "did you mean 'Magnitude'", "recipe"]),
         ("type: MLP", "type: LeNet", ["unknown type 'LeNet'", "did you mean 'LeNet5'", "one: model"]),
@@ -352,6 +370,23 @@ FINGERPRINTS = {
         "e709c92108fc",
     ),
     "all": (EXPERIMENT, "30de2836d0c3"),
+    # Computed before models had normalization, stages a loss, and rates other decays.
+    "binary": (
+        Experiment(
+            Data(),
+            MLP((1024,), 0.5),
+            (
+                Stage(
+                    "s",
+                    2,
+                    optimiser=Optimiser("sgd", 0.02, "constant", 0.8, 5e-4),
+                    recipe=(Binary("fc./kernel", stochastic=True),),
+                    select="best-validation",
+                ),
+            ),
+        ),
+        "3eea39491b18",
+    ),
 }
 
 
@@ -385,6 +420,23 @@ def test_fingerprint_is_the_same_after_yaml():
 def test_stage_refuses_counts_that_make_no_sense(changes):
     with pytest.raises(ValueError, match="epochs and verify are at least 0, batch at least 1"):
         Stage(**({"name": "dense", "epochs": 1} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decay": "exponential"}, "decay 'exponential', final=0.0: 'exponential', and no other, needs final > 0"),
+        ({"decay": "exponential", "final": -1e-6}, "final=-1e-06"),
+        ({"final": 1e-6}, "decay 'cosine', final=1e-06"),
+        ({"final": -1e-6}, "decay 'cosine', final=-1e-06"),
+        ({"decay": "steps"}, r"decay 'steps', at=\(\): 'steps', and no other, needs epochs above 0"),
+        ({"decay": "steps", "at": (0.0, 2.0)}, r"at=\(0.0, 2.0\)"),
+        ({"at": (2.0,)}, r"decay 'cosine', at=\(2.0,\)"),
+    ],
+)
+def test_decay_refuses_what_another_decay_needs(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Optimiser(**changes)
 
 
 @pytest.mark.parametrize("stages", [(), (Stage("dense", 1), Stage("dense", 2))])

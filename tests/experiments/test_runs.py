@@ -16,8 +16,21 @@ import yaml
 
 import jaxcompress as jc
 from experiments import build, config, data, evaluate, runs
-from experiments.config import MLP, Codebook, Data, Distill, Experiment, Magnitude, Optimiser, Ramp, Stage, Weights
-from jaxcompress.arrays import Masked
+from experiments.config import (
+    MLP,
+    Binary,
+    Codebook,
+    Data,
+    Distill,
+    Experiment,
+    Magnitude,
+    Optimiser,
+    Ramp,
+    Stage,
+    Ternary,
+    Weights,
+)
+from jaxcompress.arrays import Masked, is_compressed
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +45,17 @@ SGD = Optimiser("sgd", 0.1)
 DENSE = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 2, 50, SGD),))
 PRUNE = Magnitude("fc1/kernel", 0.7, Ramp(1.5), every=5)
 PRUNED = replace(DENSE, stages=(*DENSE.stages, Stage("pruned", 2, 50, SGD, (PRUNE,))))
+NORMED = replace(
+    DENSE,
+    model=MLP((16,), norm=True),
+    stages=(Stage("normed", 3, 50, recipe=(Ternary("fc./kernel"),), select="best-validation", loss="square-hinge"),),
+)
+NOISE = Binary("fc./kernel", stochastic=True, test="weights")
+NOISY = replace(
+    NORMED,
+    model=MLP((16,), norm=True, initial="uniform"),
+    stages=(Stage("noisy", 3, 50, Optimiser(scaling="glorot"), (NOISE,), select="best-validation"),),
+)
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +104,38 @@ def test_packed_file_holds_the_model_that_was_measured(shared):
     digits = runs.dataset(PRUNED.data, None)
     outputs = evaluate.predict(build.predictor(PRUNED.model, 10), restored, digits.test.images)
     assert evaluate.quality(outputs, digits.test.labels).error == run.metrics["error"]
+
+
+def test_packed_file_holds_the_running_statistics(shared):
+    run = runs.run(NORMED, shared)
+    restored, params = jc.export.load(run.packed_file), run.params()
+    for layer, values in params["batch_stats"].items():
+        for name, value in values.items():
+            assert np.any(np.asarray(value) != (1 if name == "var" else 0))
+            np.testing.assert_array_equal(restored["batch_stats"][layer][name], value)
+    digits = runs.dataset(NORMED.data, None)
+    outputs = evaluate.predict(build.predictor(NORMED.model, 10), restored, digits.test.images)
+    assert evaluate.quality(outputs, digits.test.labels).error == run.metrics["error"]
+    without = restored | {"batch_stats": jax.tree.map(np.ones_like, restored["batch_stats"])}
+    assert np.any(outputs != evaluate.predict(build.predictor(NORMED.model, 10), without, digits.test.images))
+    statistics = 2 * (16 + 10)
+    assert run.metrics["dense_parameters"] == 64 * 16 + 16 * 10 + 2 * (16 + 10) + statistics
+
+
+def test_stage_goes_on_from_running_statistics(shared):
+    run = runs.run(replace(NORMED, stages=(*NORMED.stages, Stage("nothing", 0, 50))), shared)
+    assert run.metrics["params_sha256"] == runs.run(NORMED, shared).metrics["params_sha256"]
+
+
+def test_noise_of_training_is_neither_validated_nor_handed_on(shared):
+    run = runs.run(NOISY, shared)
+    params = run.params()
+    assert not any(is_compressed(leaf) for leaf in jax.tree.leaves(params, is_leaf=is_compressed))
+    kernel = np.asarray(params["fc1"]["kernel"])
+    assert np.abs(kernel).max() <= 1 and len(np.unique(kernel)) > 100
+    digits = runs.dataset(NOISY.data, None)
+    error = evaluate.error_rate(build.predictor(NOISY.model, 10), params, digits.validation)
+    assert error == min(row["validation_error"] for row in rows(run))
 
 
 def test_rows_count_epochs_and_steps(shared):
@@ -194,6 +250,8 @@ RESUMED = {
     "best-validation": stage(
         name="best", epochs=6, optimiser=Optimiser("sgd", 2.0, "constant"), select="best-validation"
     ),
+    "statistics": replace(NORMED, stages=(replace(NORMED.stages[0], epochs=6),)),
+    "noise": replace(NOISY, stages=(replace(NOISY.stages[0], epochs=6),)),
 }
 
 

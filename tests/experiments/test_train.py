@@ -8,6 +8,8 @@ import pytest
 
 import jaxcompress as jc
 from experiments import build, config, train
+from experiments.variables import joined, on_weights, split
+from jaxcompress.arrays import is_compressed
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +112,7 @@ def test_order_of_the_examples_differs_between_epochs():
 
     def logits(params, images, key):
         jax.debug.callback(lambda x: seen.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
-        return jnp.zeros((images.shape[0], 4)) + 0 * params["w"]
+        return jnp.zeros((images.shape[0], 4)) + 0 * params["w"], {}
 
     program = train.epoch_program(logits, optax.sgd(0.1), jc.chain(), train.Objective(), 6)
     given = examples(size=20)._replace(images=jnp.arange(20, dtype=jnp.uint8).reshape(20, 1, 1, 1))
@@ -149,6 +151,127 @@ def test_loss_weighs_labels_and_teacher():
     logits = build.predictor(SPEC, 4)(params(), given.images)
     by_hand = optax.softmax_cross_entropy_with_integer_labels(logits, given.labels).mean()
     assert labels == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_square_hinge_is_that_of_one_svm_for_each_class():
+    logits = np.random.default_rng(0).normal(scale=2, size=(50, 7))
+    labels = np.random.default_rng(1).integers(0, 7, 50)
+    expected = []
+    for row, label in zip(logits, labels, strict=True):
+        margins = [row[c] if c == label else -row[c] for c in range(7)]
+        expected.append(sum((1 - margin) ** 2 for margin in margins if margin < 1))
+    found = train.square_hinge(jnp.float32(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "loss"),
+    [
+        ([1.0, -1.0, -1.0], 0.0),  # all margins are met
+        ([5.0, -9.0, -1.0], 0.0),
+        ([0.0, 0.0, 0.0], 3.0),
+        ([-1.0, 1.0, 0.5], 4 + 4 + 2.25),
+    ],
+)
+def test_square_hinge_by_hand(logits, loss):
+    value, gradient = jax.value_and_grad(lambda x: train.square_hinge(x, jnp.array([0])).sum())(jnp.array([logits]))
+    assert float(value) == pytest.approx(loss)
+    signs = np.array([1.0, -1.0, -1.0])
+    np.testing.assert_allclose(gradient[0], -2 * signs * np.maximum(0, 1 - signs * np.array(logits)), atol=1e-6)
+
+
+def test_objective_names_the_loss_from_the_labels():
+    teacher = jax.random.normal(jax.random.key(5), (60, 4))
+    given, still = examples(teacher), optax.sgd(0.0)
+    hinge = trained(RECIPES["dense"], 1, train.Objective(labels="square-hinge"), given, still, 60)[0][0]
+    soft = trained(RECIPES["dense"], 1, train.Objective(1.0, 2.0), given, still, 60)[0][0]
+    mixed = trained(RECIPES["dense"], 1, train.Objective(0.3, 2.0, "square-hinge"), given, still, 60)[0][0]
+    by_hand = train.square_hinge(build.predictor(SPEC, 4)(params(), given.images), given.labels).mean()
+    assert hinge == pytest.approx(float(by_hand), rel=1e-5)
+    assert mixed == pytest.approx(0.7 * hinge + 0.3 * soft, rel=1e-5)
+
+
+# Batch normalization.
+
+NORMED = config.MLP((8,), norm=True)
+
+
+def normed_params(seed=1):
+    return joined(build.model(NORMED, 4).init(jax.random.key(seed), jnp.zeros((1, 4, 4, 1))))
+
+
+def trained_with_norm(optimiser, epochs, batch, recipe=None, params=None):
+    recipe = recipe or jc.chain()
+    program = train.epoch_program(build.trainer(NORMED, 4), optimiser, recipe, train.Objective(), batch)
+    before = train.begin(on_weights(recipe.init, params or normed_params()), optimiser)
+    made = list(train.epochs(program, before, examples(), jax.random.key(2), 1, epochs))
+    assert program._cache_size() == 1
+    return before, made[-1][1], [loss for _, _, loss in made]
+
+
+def test_running_statistics_are_those_of_the_batches():
+    """In whole batches and with weights that stand still the recursion has a closed form."""
+    before, after, _ = trained_with_norm(optax.sgd(0.0), 3, 60)
+    params = train.params_of(before)
+    x = np.float64(examples().images).reshape(60, 16) / 255
+    for layer in ("fc1", "fc2"):
+        x = x @ np.float64(params[layer]["kernel"])
+        mean, var = x.mean(0), x.var(0)
+        found = after.statistics["batch_stats"][f"{layer}_norm"]
+        np.testing.assert_allclose(found["mean"], (1 - 0.85**3) * mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["var"], 0.85**3 + (1 - 0.85**3) * var, rtol=1e-4, atol=1e-6)
+        x = np.maximum((x - mean) / np.sqrt(var + 1e-4), 0)
+
+
+def test_a_step_is_down_the_gradient_through_the_statistics_of_the_batch():
+    before, after, _ = trained_with_norm(optax.sgd(0.1), 1, 60)
+    weights, statistics = split(train.params_of(before))
+    given, model = examples(), build.model(NORMED, 4)
+
+    def loss(weights):
+        x = build.scaled(given.images)
+        logits, _ = model.apply({"params": weights, **statistics}, x, train=True, mutable=["batch_stats"])
+        return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(given.labels, 4), axis=1))
+
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+    found, _ = split(train.params_of(after))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def test_optimisers_see_no_statistics():
+    decaying = optax.adamw(0.0, weight_decay=0.9)
+    before, after, _ = trained_with_norm(decaying, 1, 20)
+    weights, _ = split(train.params_of(before))
+    assert len(jax.tree.leaves(before.opt_state)) == 2 * len(jax.tree.leaves(weights)) + 1  # moments, and a counter
+    for a, b in zip(jax.tree.leaves(before.trainable), jax.tree.leaves(after.trainable), strict=True):
+        np.testing.assert_array_equal(a, b)
+    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before.statistics, after.statistics)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_recipes_see_no_statistics():
+    recipe = jc.chain(jc.quantize.weights(".*", 4, granularity="tensor"))  # whatever there is
+    before, after, losses = trained_with_norm(optax.adam(0.01), 10, 20, recipe)
+    assert losses[-1] < losses[0]
+    for state in (before, after):
+        params = train.params_of(state)
+        assert all(
+            isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params["batch_stats"], is_leaf=is_compressed)
+        )
+        assert is_compressed(params["fc1"]["kernel"]) and is_compressed(params["fc1_norm"]["scale"])
+
+
+@pytest.mark.parametrize("method", ["deterministic", "stochastic", "ternary"])
+def test_low_bit_weights_learn_under_normalization(method):
+    recipe = {
+        "deterministic": jc.quantize.binary("fc./kernel"),
+        "stochastic": jc.quantize.binary("fc./kernel", stochastic=True),
+        "ternary": jc.quantize.ternary("fc./kernel"),
+    }[method]
+    _, after, losses = trained_with_norm(optax.adam(0.01), 30, 20, recipe)
+    assert losses[-1] < 0.8 * losses[0]
+    values = np.unique(np.asarray(jc.pack(train.params_of(after))["fc1"]["kernel"].dense()))
+    assert len(values) == (3 if method == "ternary" else 2)
 
 
 def test_diverged_training_is_stopped():

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import config, runs
 from experiments.verify import verify
-from tests.experiments.test_runs import DENSE, PRUNED
+from tests.experiments.test_runs import DENSE, NOISY, NORMED, PRUNED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +48,13 @@ def test_fresh_run_passes_in_every_bit(settings):
     names = [check.name for check in checks]
     assert names[:4] == ["data sha256", "final weights", "logits sha256", "test error, %"]
     assert names[4:] == ["loss of epoch 1", "weights after epoch 1"]
+
+
+@pytest.mark.parametrize("experiment", [NORMED, NOISY], ids=["statistics", "noise"])
+def test_run_with_running_statistics_passes_in_every_bit(experiment, settings):
+    exact, checks = verify(runs.run(experiment, settings), settings)
+    assert exact and all(check.passed for check in checks)
+    assert checks[-1].name == "weights after epoch 1"
 
 
 def test_declared_slice_is_trained(copied):

@@ -198,9 +198,10 @@ def test_bytes_are_the_same_twice_and_name_the_format():
 
 
 @pytest.mark.parametrize("kernels", ["default", "reference"])
-def test_litert_runs_the_file(whole, kernels):
-    model = whole[0]
-    codes = np.random.default_rng(0).integers(-128, 128, (3, 8, 8, 3)).astype(np.int8)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_litert_runs_the_file(whole, kernels, bits):
+    model = whole[0] if bits == 8 else wide(whole[0])
+    codes = np.random.default_rng(0).integers(-128, 128, (3, 8, 8, 3)).astype(f"int{bits}")
     found = Model(writer.to_bytes(model), kernels=kernels).batch(codes)
     expected = integers(model, "xnnpack" if kernels == "default" else "reference")(codes)
     np.testing.assert_array_equal(found, expected)
@@ -210,10 +211,68 @@ def test_litert_lists_the_same_operators(whole):
     assert [op.name for op in operators(writer.to_bytes(whole[0]))] == whole[3]
 
 
-@pytest.mark.parametrize("kind", ["relu", "softmax"])
+@pytest.mark.parametrize("kind", ["relu", "relu6"])
 def test_an_operation_without_integers_is_refused(kind):
     with pytest.raises(ValueError, match=f"op is a '{kind}', which cannot be written as integers"):
         writer.to_bytes(op_model(kind, (1, 4), grid(1.0)))
+
+
+def test_a_softmax_has_no_arithmetic_in_16_bits():
+    model = op_model("softmax", (1, 4), grid(1.0), grid(1 / 256, -128))
+    content, graph, names = parsed(model)
+    assert names == ["SOFTMAX"] and graph.operators[0].builtinOptions.beta == 1
+    with pytest.raises(ValueError, match="op is a 'softmax', which has no arithmetic in int16"):
+        writer.to_bytes(wide(model))
+
+
+def wide(model):
+    """Returns the model with activations of 16 bits."""
+    grids = {name: of._replace(zero_point=0, bits=16) for name, of in model.grids.items()}
+    layers = {name: layer._replace(bias=layer.bias.astype(np.int64)) for name, layer in model.layers.items()}
+    return model._replace(grids=grids, layers=layers)
+
+
+def test_activations_of_16_bits_stand_beside_biases_of_64():
+    model = wide(net())
+    content, graph, names = parsed(model)
+    assert names == parsed(net())[2]
+    kinds = {t.name.decode(): name_of("type", t.type) for t in graph.tensors}
+    assert {kinds[name] for name in model.grids} == {"INT16"}
+    for name, layer in model.layers.items():
+        bias, values = tensor_of(content, graph, f"{name}/bias")
+        assert (kinds[f"{name}/kernel"], kinds[f"{name}/bias"]) == ("INT8", "INT64")
+        np.testing.assert_array_equal(values, layer.bias)
+    add = graph.operators[names.index("ADD")].builtinOptions
+    assert not add.potScaleInt16
+    for name in ("CONV_2D", "FULLY_CONNECTED"):
+        assert graph.operators[names.index(name)].builtinOptions.quantizedBiasType == schema.TensorType.INT64
+
+
+def test_grids_that_no_kernel_takes_are_refused():
+    model, of = op_model("reshape", (1, 4), grid(1.0, 5), out=(1, 4)), grid(1.0, 5)
+    for grids, words in (
+        ({"input": of._replace(bits=4), "op": of._replace(bits=4)}, r"activations have \[4\] bits"),
+        ({"input": of, "op": of._replace(bits=16, zero_point=0)}, r"activations have \[8, 16\] bits"),
+        (dict.fromkeys(("input", "op"), of._replace(bits=16)), "input has the zero point 5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            writer.to_bytes(model._replace(grids=grids))
+
+
+@pytest.mark.parametrize("model", [net(), wide(net())], ids=["int8", "int16"])
+def test_reals_pass_through_one_operation_at_each_end(model):
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(writer.to_bytes(model, "float32"), 0))
+    (graph,) = content.subgraphs
+    names = [name_of("operator", content.operatorCodes[op.opcodeIndex].builtinCode) for op in graph.operators]
+    assert names == ["QUANTIZE", *parsed(model)[2], "DEQUANTIZE"]
+    by_number = [t.name.decode() for t in graph.tensors]
+    first, last = graph.operators[0], graph.operators[-1]
+    assert [by_number[i] for i in (*graph.inputs, *first.inputs, *first.outputs)] == [*["input/float32"] * 2, "input"]
+    assert [by_number[i] for i in (*last.inputs, *last.outputs, *graph.outputs)] == ["fc", *["fc/float32"] * 2]
+    for name, shape in (("input/float32", (1, 8, 8, 3)), ("fc/float32", (1, 3))):
+        tensor, _ = tensor_of(content, graph, name)
+        assert name_of("type", tensor.type) == "FLOAT32" and tuple(tensor.shape) == shape
+        assert tensor.quantization is None
 
 
 @pytest.mark.parametrize("kind", ["max_pool", "average_pool"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import integers
 from jaxcompress.interpreters.graph import Window
-from jaxcompress.interpreters.integers import Layer, clamp_of, decode, encode
+from jaxcompress.interpreters.integers import Grid, Layer, clamp_of, decode, encode
 from tests.nets import PAIRS, grid, layer_model, op_model, pairs_model
 
 ARITHMETICS = ["xnnpack", "reference", "micro"]
@@ -122,7 +122,8 @@ def test_kernels_round_a_sum_differently_by_hand():
 @pytest.mark.parametrize(("inputs", "products"), [(518, "f"), (519, "ff"), (8224, "ff"), (8225, "i")])
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 def test_sums_are_exact_on_both_sides_of_what_floats_hold(inputs, products, kind):
-    # 518 * 127 * 255 is the last below 2**24, and 8224 * 8 * 255 of the halves; the bias brings every sum of interest next to zero, factor one.
+    # 518 * 127 * 255 is the last below 2**24, and 8224 * 8 * 255 of the halves; the bias brings every sum of interest
+    # next to zero, factor one.
     kernel = np.full((inputs, 1), 127, np.int8)
     codes = np.full((4, inputs), 127, np.int8)
     codes[1:, 0] = [126, 125, 124]  # 127 less each
@@ -136,6 +137,89 @@ def test_sums_are_exact_on_both_sides_of_what_floats_hold(inputs, products, kind
     text = str(jax.make_jaxpr(integers(model))(jnp.asarray(codes)))
     lines = [line for line in text.splitlines() if "dot_general" in line or "conv_general" in line]
     assert [line.partition(":")[2][0] for line in lines] == list(products)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_traced_layers_round_as_known_ones(kind, arithmetic):
+    # Ties, by factors that are powers of two; with the inverse of the scale they would come out a little smaller.
+    of, made = grid(1.0), grid(39.119998931884766)
+    assert np.float32(1) / made.scale * made.scale < 1 and 1 / np.float64(made.scale) * np.float64(made.scale) < 1
+    codes, powers = np.arange(-100, 100), np.arange(1, 9)
+    scale = np.repeat(made.scale * np.float32(2.0) ** -powers, codes.size)
+    bias = ((2 * codes + 1) * 2 ** (powers[:, None] - 1)).reshape(-1).astype(np.int32)
+    layer = Layer(np.zeros((1, bias.size), np.int8), scale, bias)
+    shape, window = (1, 1), None
+    if kind == "convolution":
+        layer, shape, window = layer._replace(kernel=layer.kernel[None, None]), (1, 1, 1, 1), SIMPLE
+    model, codes = layer_model(layer, of, made, shape, window), jnp.zeros(shape, jnp.int8)
+    traced = jax.jit(lambda layer: integers(model._replace(layers={"layer": layer}), arithmetic)(codes))
+    np.testing.assert_array_equal(traced(layer), run(model, codes, arithmetic))
+
+
+# Activations of 16 bits
+
+
+def rescaled_wide(total, factor, kind, arithmetic):
+    """Multiplies a whole number by a factor (float64) as the kernels for int16 are documented to."""
+    if kind == "dense" and arithmetic != "micro":
+        return math.copysign(math.floor(abs(float(total) * factor) + 0.5), total)
+    fraction, exponent = math.frexp(factor)
+    reduced = min((math.floor(fraction * 2**31 + 0.5) + 2**15) // 2**16, 2**15 - 1)
+    return math.floor(Fraction(total * reduced) * Fraction(2) ** (exponent - 15) + Fraction(1, 2))
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("inputs", [7, 5000])
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_layers_on_int16_equal_whole_numbers(kind, inputs, arithmetic):
+    draw, outputs = np.random.default_rng(inputs), 8
+    codes = draw.choice([-32768, 32767, 12345, -1], (5, inputs)).astype(np.int16)
+    kernel = draw.integers(100, 128, (inputs, outputs)) * draw.choice([-1, 1], (inputs, outputs))
+    kernel[:, 0] = 127  # the largest sums there are
+    codes[0], of, made = 32767, Grid(np.float32(0.01), 0, 16), Grid(np.float32(3.0), 0, 16)
+    scale = draw.uniform(0.5, 3, outputs).astype(np.float32) / np.float32(inputs)
+    bias = draw.integers(-(2**36), 2**36, outputs)
+    layer = Layer(kernel.astype(np.int8), scale, bias)
+    totals = codes.astype(object) @ kernel.astype(object) + bias.astype(object)
+    factors = np.float64(of.scale) * scale.astype(np.float64) / np.float64(made.scale)
+    exact = [[rescaled_wide(t, f, kind, arithmetic) for t, f in zip(row, factors, strict=True)] for row in totals]
+    model, x = layer_model(layer, of, made, (1, inputs)), codes
+    if kind == "convolution":
+        layer, x = layer._replace(kernel=layer.kernel[None, None]), codes[:, None, None]
+        model = layer_model(layer, of, made, (1, 1, 1, inputs), SIMPLE, "relu6")
+    found = integers(model, arithmetic)(jnp.asarray(x))
+    low, high = (-32768, 32767) if kind == "dense" else (0, 2)  # 6 / 3 for the ReLU6
+    assert found.dtype == jnp.int16
+    np.testing.assert_array_equal(np.asarray(found).reshape(5, outputs), np.clip(exact, low, high))
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_other_operations_on_int16_are_near_the_reals(arithmetic):
+    draw, of = np.random.default_rng(3), Grid(np.float32(0.1), 0, 16)
+    codes = draw.integers(-32768, 32768, (2, 4, 4, 3)).astype(np.int16)
+
+    def found(kind, **at):
+        out = integers(op_model(kind, (1, 4, 4, 3), of, **at), arithmetic)(jnp.asarray(codes))
+        assert out.dtype == jnp.int16
+        return np.asarray(out, np.float64)
+
+    half, window = of._replace(scale=np.float32(0.05)), Window((2, 2), (2, 2), ((0, 0), (0, 0)))
+    mean = np.clip(2 * codes.astype(np.float64).mean((1, 2)), -32768, 32767)
+    assert np.abs(found("mean", made=half, axes=(1, 2), out=(1, 3)) - mean).max() <= 1
+    added = np.clip(4 * codes.astype(np.float64), -32768, 32767)
+    assert np.abs(found("add", made=half, inputs=("input", "input")) - added).max() <= 1
+    tiles = codes.reshape(2, 2, 2, 2, 2, 3).astype(np.float64)
+    np.testing.assert_array_equal(found("max_pool", window=window), tiles.max((2, 4)))
+    assert np.abs(found("average_pool", window=window) - tiles.mean((2, 4))).max() <= 0.5
+    padded = found("pad", extents=((0, 0), (1, 0), (0, 0), (0, 0)))
+    np.testing.assert_array_equal(padded, np.pad(codes, ((0, 0), (1, 0), (0, 0), (0, 0))))
+
+
+def test_a_scale_too_large_for_a_sum_of_int16_is_refused():
+    of, made = Grid(np.float32(2**14), 0, 16), Grid(np.float32(1.0), 0, 16)
+    with pytest.raises(ValueError, match="op adds a scale 16384 times its own; in int16 kernels take less"):
+        integers(op_model("add", (1, 4), of, made, ("input", "input")))(jnp.zeros((1, 4), jnp.int16))
 
 
 # Other operations

@@ -139,3 +139,25 @@ def test_multipliers_broadcast_over_the_last_axis():
     for channel, real in enumerate(reals):
         single = fixed_point.multiplier_of(np.float64(real))
         np.testing.assert_array_equal(found[..., channel], multiply(values[..., channel], single))
+
+
+WIDE = st.integers(-(2**46), 2**46) | st.sampled_from([0, 1, -1, 2**31, -(2**31), 2**46, -(2**46)])
+
+
+@given(
+    st.lists(WIDE, min_size=SIZE, max_size=SIZE),
+    st.lists(st.integers(2**30, HIGH), min_size=SIZE, max_size=SIZE),
+    st.integers(-31, 7),
+)
+@example([2**46] * SIZE, [HIGH] * SIZE, -16)
+@example([3, -3] * (SIZE // 2), [2**30] * SIZE, 0)
+@settings(max_examples=100, deadline=None)
+def test_wide_products_keep_sixteen_bits_of_the_factor(values, factors, shift):
+    reduced = [min(factor + 2**15 >> 16, 2**15 - 1) for factor in factors]
+    exact = [Fraction(v * r) * Fraction(2) ** (shift - 15) for v, r in zip(values, reduced, strict=True)]
+    expected = [(x + Fraction(1, 2)).__floor__() for x in exact]
+    with jax.enable_x64(True):
+        by = Multiplier(int32(factors), np.full(SIZE, shift, np.int32))
+        found = fixed_point.multiply_wide(jnp.asarray(values, jnp.int64), by)
+    assert found.dtype == jnp.int32
+    assert found.tolist() == [(x + 2**31) % 2**32 - 2**31 for x in expected]  # what does not fit is cut, as by a cast

@@ -1,5 +1,7 @@
 """Holds the arithmetics of `jaxcompress.integers` to the kernels that they are named after, bit for bit."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from jaxcompress import quantize
 from jaxcompress.export import writer
 from jaxcompress.export.litert import Model
 from jaxcompress.interpreters.graph import Graph, Node, Window
-from jaxcompress.interpreters.integers import Integers, Layer, encode, integers
+from jaxcompress.interpreters.integers import Grid, Integers, Layer, decode, encode, integers
 from tests.nets import PAIRS, grid, layer_model, op_model, pairs_model
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'jaxcompress[tflite]'")
@@ -20,8 +22,7 @@ SIMPLE = Window((1, 1), (1, 1), ((0, 0), (0, 0)))
 FULL = ((1, 1), (1, 1))
 
 
-def on_device(model, codes, arithmetic):
-    data = writer.to_bytes(model)
+def on_device(data, codes, arithmetic):
     if arithmetic != "micro":
         return Model(data, kernels="default" if arithmetic == "xnnpack" else "reference").batch(codes)
     interpreter = pytest.importorskip("tflite_micro").runtime.Interpreter.from_bytes(data, arena_size=2**22)
@@ -35,18 +36,20 @@ def on_device(model, codes, arithmetic):
 
 def assert_equal_to_device(model, codes, arithmetic, about=""):
     found = np.asarray(integers(model, arithmetic)(jnp.asarray(codes)))
-    expected = on_device(model, codes, arithmetic)
+    expected = on_device(writer.to_bytes(model), codes, arithmetic)
     np.testing.assert_array_equal(found, expected, err_msg=f"{about} {model.graph} {model.grids}")
 
 
-def drawn_codes(draw, shape):
+def drawn_codes(draw, shape, bits=8):
     """Draws codes, sometimes extremes only."""
-    values = draw.integers(-128, 128, shape) if draw.random() < 0.7 else draw.choice([-128, 127], shape)
-    return values.astype(np.int8)
+    half = 2 ** (bits - 1)
+    values = draw.integers(-half, half, shape) if draw.random() < 0.7 else draw.choice([-half, half - 1], shape)
+    return values.astype(f"int{bits}")
 
 
-def drawn_grid(draw, low=-20, high=10):
-    return grid(2.0 ** draw.uniform(low, high), int(draw.choice([-128, 127, 0, draw.integers(-128, 128)])))
+def drawn_grid(draw, bits=8, low=-20, high=10):
+    zero_point = int(draw.choice([-128, 127, 0, draw.integers(-128, 128)]))
+    return Grid(np.float32(2.0 ** draw.uniform(low, high)), zero_point if bits == 8 else 0, bits)
 
 
 def drawn_layer(draw, shape, given, made, by_output, factor=None):
@@ -57,49 +60,50 @@ def drawn_layer(draw, shape, given, made, by_output, factor=None):
     factor = 2.0 ** draw.uniform(-3, 3) * 100 / spread if factor is None else factor
     scale = np.full(outputs, factor * np.float64(made.scale) / np.float64(given.scale))
     scale = scale * 2.0 ** draw.uniform(-3, 0, outputs) if by_output else scale
-    bias = np.clip(draw.normal(0, 60 / factor, outputs), -(2.0**30), 2.0**30).astype(np.int32)
-    return Layer(kernel, scale.astype(np.float32), bias)
+    wide, top = 2.0 ** (given.bits - 8), 2.0 ** (30 if given.bits == 8 else 40)
+    bias = np.clip(draw.normal(0, 60 * wide / factor, outputs), -top, top)
+    return Layer(kernel, scale.astype(np.float32), bias.astype(np.int32 if given.bits == 8 else np.int64))
 
 
-def drawn_convolution(draw):
+def drawn_convolution(draw, bits):
     size, strides, dilation = (tuple(map(int, draw.integers(1, top, 2))) for top in (5, 4, 3))
     inputs = int(draw.choice([1, 2, 4, 6]))
     groups = int(draw.choice([1, inputs, max(inputs // 2, 1)]))
     shape = (1, *map(int, draw.integers(7, 12, 2)), inputs)
     window = Window(size, strides, ((0, 0), (0, 0)), dilation, groups)
     padding = [window.padding, writer._same_padding(shape, window), ((1, 0), (0, 2))][draw.integers(3)]
-    given, made = drawn_grid(draw), drawn_grid(draw)
+    given, made = drawn_grid(draw, bits), drawn_grid(draw, bits)
     kernel = (*size, inputs // groups, groups * int(draw.integers(1, 4)))
     layer = drawn_layer(draw, kernel, given, made, draw.random() < 0.6)
     activation = draw.choice([None, "relu", "relu6"])
     return layer_model(layer, given, made, shape, window._replace(padding=padding), activation)
 
 
-def drawn_dense(draw):
+def drawn_dense(draw, bits):
     inputs, outputs = map(int, draw.integers(1, 80, 2))
     shape = [(1, inputs), (1, 3, inputs), (1, 2, 2, inputs)][draw.integers(3)]
-    given, made = drawn_grid(draw), drawn_grid(draw)
+    given, made = drawn_grid(draw, bits), drawn_grid(draw, bits)
     layer = drawn_layer(draw, (inputs, outputs), given, made, draw.random() < 0.5)
     return layer_model(layer, given, made, shape, None, draw.choice([None, "relu", "relu6"]))
 
 
-def drawn_mean(draw):
+def drawn_mean(draw, bits):
     shape = (1, *map(int, draw.integers(1, 17, 3)))
     axes, kept = [(1, 2), (1,), (2,), (3,), (1, 2, 3)][draw.integers(5)], draw.random() < 0.5
-    given = drawn_grid(draw)
-    made = grid(given.scale * np.float32(2.0 ** draw.uniform(-12, 12)), drawn_grid(draw).zero_point)
+    given = drawn_grid(draw, bits)
+    made = drawn_grid(draw, bits)._replace(scale=given.scale * np.float32(2.0 ** draw.uniform(-12, 12)))
     return op_model("mean", shape, given, made, axes=axes, out=shape if kept else shape[: 4 - len(axes)])
 
 
-def drawn_pool(draw):
+def drawn_pool(draw, bits):
     shape = (1, *map(int, draw.integers(4, 12, 3)))
     window = Window(*(tuple(map(int, draw.integers(1, top, 2))) for top in (5, 4)), ((0, 0), (0, 0)))
     window = window._replace(padding=writer._same_padding(shape, window)) if draw.random() < 0.5 else window
-    return op_model(draw.choice(["max_pool", "average_pool"]), shape, drawn_grid(draw), window=window)
+    return op_model(draw.choice(["max_pool", "average_pool"]), shape, drawn_grid(draw, bits), window=window)
 
 
-def drawn_move(draw):
-    shape, of = (1, *map(int, draw.integers(2, 7, 3))), drawn_grid(draw)
+def drawn_move(draw, bits):
+    shape, of = (1, *map(int, draw.integers(2, 7, 3))), drawn_grid(draw, bits)
     match draw.integers(5):
         case 0:
             return op_model("reshape", shape, of, out=(1, shape[1], shape[2] * shape[3]))
@@ -125,60 +129,70 @@ KINDS = {
 }
 
 
-def check_drawn(kind, seeds):
+def check_drawn(kind, bits, seeds):
     for seed in seeds:
         draw = np.random.default_rng([seed, len(kind)])
-        model = KINDS[kind](draw)
-        codes = drawn_codes(draw, (4, *model.graph.input_shape[1:]))
+        model = KINDS[kind](draw, bits)
+        codes = drawn_codes(draw, (4, *model.graph.input_shape[1:]), bits)
         for arithmetic in ARITHMETICS:
             assert_equal_to_device(model, codes, arithmetic, f"{seed} {arithmetic}")
 
 
+BITS = pytest.mark.parametrize("bits", [8, 16])
+
+
+@BITS
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawn_operations(kind):
-    check_drawn(kind, range(3))
+def test_drawn_operations(kind, bits):
+    check_drawn(kind, bits, range(2))
 
 
 @pytest.mark.slow
+@BITS
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_drawn_operations(kind):
-    check_drawn(kind, range(3, 100))
+def test_many_drawn_operations(kind, bits):
+    check_drawn(kind, bits, range(2, 100))
 
 
 # Extremes
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@BITS
 @pytest.mark.parametrize("by_output", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
-def test_sums_next_to_halves_at_factors_of_all_sizes(kind, by_output, arithmetic):
+def test_sums_next_to_halves_at_factors_of_all_sizes(kind, by_output, bits, arithmetic):
     """Puts the accumulator, by its bias, where the last bit of the factor and the kind of rounding decide."""
     for seed, power in enumerate([-34, -32, -29, -24, -20, -12, -5, -1, 0, 3, 7.9]):
         draw, outputs = np.random.default_rng(seed), 256
-        given, made = drawn_grid(draw), drawn_grid(draw)
+        given, made = drawn_grid(draw, bits), drawn_grid(draw, bits)
         factor = 2.0**power * np.float64(made.scale) / np.float64(given.scale)
         scale = (factor * (draw.uniform(0.5, 1, outputs) if by_output else np.ones(outputs))).astype(np.float32)
         real = np.float64(given.scale) * scale.astype(np.float64) / np.float64(made.scale)
-        halves = np.floor((draw.integers(-255, 256, outputs) + 0.5) / real) + draw.integers(-1, 3, outputs)
-        bias = np.clip(halves, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        wide, (top, dtype) = 2 ** (bits - 8), ((2**31 - 1, np.int32) if bits == 8 else (2**46, np.int64))
+        codes = draw.integers(-255 * wide, 256 * wide, outputs) + 0.5
+        bias = np.clip(np.floor(codes / real) + draw.integers(-1, 3, outputs), -top, top).astype(dtype)
         layer = Layer(np.zeros((1, outputs), np.int8), scale, bias)
         shape, window = (1, 1), None
         if kind == "convolution":
             layer, shape, window = layer._replace(kernel=layer.kernel[None, None]), (1, 1, 1, 1), SIMPLE
         model = layer_model(layer, given, made, shape, window)
-        assert_equal_to_device(model, np.zeros(shape, np.int8), arithmetic, f"2**{power}")
+        assert_equal_to_device(model, np.zeros(shape, f"int{bits}"), arithmetic, f"2**{power}")
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@BITS
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
-def test_sums_beyond_what_floats_hold(kind, arithmetic):
+def test_sums_beyond_what_floats_hold(kind, bits, arithmetic):
     draw, given, made = np.random.default_rng(0), grid(0.1, -128), grid(7.0, 3)
+    if bits == 16:
+        given, made = Grid(np.float32(0.1), 0, 16), Grid(np.float32(7.0), 0, 16)
     kernel, shape, window = (4000, 9), (1, 4000), None
     if kind == "convolution":
         kernel, shape, window = (5, 5, 200, 4), (1, 6, 6, 200), Window((5, 5), (1, 1), ((2, 2), (2, 2)))
     layer = drawn_layer(draw, kernel, given, made, True)
     layer = layer._replace(kernel=draw.choice([-127, 127, 126], kernel).astype(np.int8))
-    for codes in (drawn_codes(draw, (2, *shape[1:])), np.full(shape, 127, np.int8)):
+    for codes in (drawn_codes(draw, (2, *shape[1:]), bits), np.full(shape, made.largest, f"int{bits}")):
         assert_equal_to_device(layer_model(layer, given, made, shape, window), codes, arithmetic)
 
 
@@ -190,9 +204,44 @@ ADDITIONS = [(0, 0), (0.3, -1.7), (-10, 7.99), (7.99, 7.5), (-9.9, -9.5), (-10.0
 @pytest.mark.parametrize("powers", ADDITIONS)
 def test_additions_of_all_pairs_of_codes(powers, arithmetic):
     draw = np.random.default_rng(ADDITIONS.index(powers))
-    made, activation = drawn_grid(draw, -8, 3), [None, "relu", "relu6"][ADDITIONS.index(powers) % 3]
-    of_x, of_y = (drawn_grid(draw, 0, 0)._replace(scale=made.scale * np.float32(2.0**power)) for power in powers)
+    made, activation = drawn_grid(draw, 8, -8, 3), [None, "relu", "relu6"][ADDITIONS.index(powers) % 3]
+    of_x, of_y = (drawn_grid(draw)._replace(scale=made.scale * np.float32(2.0**power)) for power in powers)
     assert_equal_to_device(pairs_model(of_x, of_y, made, activation), PAIRS, arithmetic)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("powers", ADDITIONS)
+def test_additions_of_drawn_codes_of_16_bits(powers, arithmetic):
+    draw = np.random.default_rng(ADDITIONS.index(powers))
+    made, activation = drawn_grid(draw, 16, -8, 3), [None, "relu", "relu6"][ADDITIONS.index(powers) % 3]
+    of_x, of_y = (made._replace(scale=made.scale * np.float32(2.0**power)) for power in powers)
+    model = pairs_model(of_x, of_y, made, activation)
+    layers = {name: layer._replace(bias=layer.bias.astype(np.int64)) for name, layer in model.layers.items()}
+    model = model._replace(grids=model.grids | {"input": Grid(np.float32(1.0), 0, 16)}, layers=layers)
+    assert_equal_to_device(model, drawn_codes(draw, PAIRS.shape, 16), arithmetic)
+
+
+def test_sixteen_sums_at_a_time_round_otherwise_than_those_left_over():
+    of_x, of_y, made = (Grid(np.float32(scale), 0, 16) for scale in (6.2872157, 1.3699404, 2.654293))
+    model = pairs_model(of_x, of_y, made)
+    nodes = tuple(replace(node, shape=(1, 35, 1, 1)) for node in model.graph.nodes)
+    layers = {name: layer._replace(bias=layer.bias.astype(np.int64)) for name, layer in model.layers.items()}
+    grids = model.grids | {"input": Grid(np.float32(1.0), 0, 16)}
+    model = Integers(Graph(nodes, (1, 35, 1, 2), "sum"), grids, layers)
+    codes = np.tile(np.int16([5435, 6924]), (1, 35, 1, 1))
+    for arithmetic, sums in (("xnnpack", [16447] * 32 + [16448] * 3), ("reference", [16448] * 35)):
+        assert np.asarray(integers(model, arithmetic)(jnp.asarray(codes))).reshape(-1).tolist() == sums
+        assert_equal_to_device(model, codes, arithmetic)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("classes", [2, 37])
+def test_softmax_at_scales_of_all_sizes(classes, arithmetic):
+    draw, made = np.random.default_rng(classes), grid(1 / 256, -128)
+    for power in (-18, -5, -3.3, 0.7):
+        given = grid(2.0**power, int(draw.integers(-128, 128)))
+        codes = drawn_codes(draw, (40, classes))
+        assert_equal_to_device(op_model("softmax", (1, classes), given, made), codes, arithmetic, f"2**{power}")
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -209,18 +258,18 @@ def test_six_lies_half_way_between_two_codes(scale, arithmetic):
 # Whole models
 
 
-def drawn_net(draw):
+def drawn_net(draw, bits):
     """Draws a residual block between a stem and a head, in codes that span their range."""
-    c, grids, layers, nodes = 8, {"input": drawn_grid(draw, -5, -3)}, {}, []
+    c, grids, layers, nodes = 8, {"input": drawn_grid(draw, bits, -5, -3)}, {}, []
 
     def layer(name, given, kernel, shape, window=None, activation=None):
-        grids[name] = drawn_grid(draw, -5, -3)
+        grids[name] = drawn_grid(draw, bits, -5, -3)
         layers[name] = drawn_layer(draw, kernel, grids[given], grids[name], window is not None and draw.random() < 0.7)
         kind = "dense" if window is None else "convolution"
         nodes.append(Node(name, kind, (given,), shape, window=window, activation=activation))
 
     def op(name, kind, inputs, shape, same=False, **at):
-        grids[name] = grids[inputs[0]] if same else drawn_grid(draw, -5, -3)
+        grids[name] = grids[inputs[0]] if same else drawn_grid(draw, bits, -5, -3)
         nodes.append(Node(name, kind, inputs, shape, **at))
 
     square = (1, 6, 6, c)
@@ -240,19 +289,66 @@ def drawn_net(draw):
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_drawn_nets(arithmetic):
-    for seed in range(2):
-        draw = np.random.default_rng(seed)
-        model = drawn_net(draw)
-        assert_equal_to_device(model, drawn_codes(draw, (32, 12, 12, 3)), arithmetic, seed)
+@BITS
+def test_drawn_nets(bits, arithmetic):
+    draw = np.random.default_rng(bits)
+    assert_equal_to_device(drawn_net(draw, bits), drawn_codes(draw, (32, 12, 12, 3), bits), arithmetic)
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_a_calibrated_model(arithmetic):
+def calibrated(bits, activations=8):
+    """Returns an integer model of one layer and a batch."""
     params = {"fc": {"kernel": jax.random.normal(jax.random.key(0), (20, 12))}}
     batch = jax.random.normal(jax.random.key(1), (300, 20))
     graph, weights = jc.read(lambda params, x: jax.nn.relu(x @ params["fc"]["kernel"]), params, batch[:1])
-    grids = quantize.calibrate(graph, weights, [batch])
-    bits = 8 if arithmetic == "micro" else 4  # tflite-micro has no kernels for int4
-    model = quantize.to_integers(graph, quantize.weights(".*kernel", bits).init(weights), grids)
-    assert_equal_to_device(model, np.asarray(encode(batch, grids["input"])), arithmetic)
+    grids = quantize.calibrate(graph, weights, [batch], bits=activations)
+    return quantize.to_integers(graph, quantize.weights(".*kernel", bits).init(weights), grids), batch
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@BITS
+def test_a_calibrated_model(bits, arithmetic):
+    # tflite-micro has no kernels for int4, and beside 16 bits there are none
+    model, batch = calibrated(8 if arithmetic == "micro" or bits == 16 else 4, bits)
+    assert_equal_to_device(model, np.asarray(encode(batch, model.grids["input"])), arithmetic)
+
+
+# Reals in and out
+
+
+@BITS
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_reals_are_encoded_and_decoded_as_on_the_device(bits, arithmetic):
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        of = (
+            drawn_grid(draw, bits) if seed % 2 else drawn_grid(draw, bits)._replace(scale=np.float32(2.0 ** (seed - 9)))
+        )
+        ties = (draw.integers(of.smallest - 9, of.largest + 10, 1500) + 0.5 - of.zero_point) * np.float64(of.scale)
+        near = [np.nextafter(np.float32(ties), np.float32(side)) for side in (-np.inf, np.inf)]
+        far = np.float32([0.49999997, -0.49999997, 1.4999999, 2e9, -2e9]) * of.scale
+        x = np.concatenate([np.float32(ties), *near, far])[None]
+        model = op_model("reshape", x.shape, of, out=x.shape)
+        run = jax.jit(lambda x, of=of: decode(encode(x, of, arithmetic), of))
+        data = writer.to_bytes(model, "float32")
+        np.testing.assert_array_equal(run(x), on_device(data, x, arithmetic), err_msg=f"{of}")
+
+
+def test_kernels_encode_differently():
+    """Ties go to even codes or away from zero, and a product with an inverse is not always the quotient."""
+    of = grid(2.0, 1)
+    ties = jnp.float32([1.0, 3.0, -1.0, -3.0])
+    assert encode(ties, of).tolist() == [1, 3, 1, -1]
+    assert encode(ties, of, "reference").tolist() == encode(ties, of, "micro").tolist() == [2, 3, 0, -1]
+    odd = grid(365.54645)
+    x = np.float32(odd.scale * (np.arange(100) + 0.5))
+    for encoded, steps in ((encode(x, odd), x * (1 / odd.scale)), (encode(x, odd, "reference"), x / odd.scale)):
+        assert encoded.tolist() == [round(step) if encoded[0] == 0 else int(step + 0.5) for step in steps.tolist()]
+    assert np.any(x * (1 / odd.scale) != x / odd.scale)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_calibrated_model_takes_reals(arithmetic):
+    model, batch = calibrated(8)
+    given, made = model.grids["input"], model.grids[model.graph.output]
+    found = decode(integers(model, arithmetic)(encode(batch, given, arithmetic)), made)
+    np.testing.assert_array_equal(found, on_device(writer.to_bytes(model, "float32"), np.asarray(batch), arithmetic))

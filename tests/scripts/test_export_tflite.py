@@ -36,6 +36,21 @@ def test_folder_that_is_no_run_ends_with_code_2(run, tmp_path):  # noqa: F811
     assert code == 2 and "is not a run" in messages
 
 
+def test_integers_with_reals_outside_are_written_beside(run, folder):  # noqa: F811
+    options = ("--format", "int8", "--io", "float32", "--examples", "50", "--ranges", "mse", "--rounding", "nearest")
+    code, text, messages = run("export_tflite", folder, *options)
+    assert code == 0, messages
+    assert (folder / "model-int8-float32-io.tflite").exists()
+    for word in ("takes and gives reals", "1 x QUANTIZE", "LiteRT less JAX", "arena in bytes"):
+        assert word in text
+
+
+@pytest.mark.parametrize("option", [("--ranges", "widest"), ("--rounding", "up"), ("--examples", "0")])
+def test_a_calibration_that_is_not_there_ends_with_code_2(run, folder, option):  # noqa: F811
+    code, _, messages = run("export_tflite", folder, "--format", "int8", *option)
+    assert code == 2 and option[1] in messages and "Traceback" not in messages
+
+
 def test_unknown_format_ends_with_code_2(run, folder):  # noqa: F811
     code, _, messages = run("export_tflite", folder, "--format", "int3")
     assert code == 2 and "int3" in messages

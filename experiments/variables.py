@@ -1,0 +1,40 @@
+"""The variables of a Linen model as the one tree of a run: its weights and, beside them, its running statistics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxcompress.paths import Params
+
+STATISTICS = "batch_stats"  # Linen's collection of them, and their key in a run's parameters
+RANGES = "ranges"  # the key of the trained ranges of activations
+
+
+def joined(variables: Mapping[str, Any]) -> Params:
+    """Returns the parameters of a run from what ``module.init`` returned."""
+    return variables["params"] | {name: tree for name, tree in variables.items() if name == STATISTICS}
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """Returns the weights, and ``{"batch_stats": ...}``, which is empty for a model without batch normalization.
+
+    Only the weights are for recipes and optimisers: running statistics are moved by the batches of training.
+    """
+    weights = {name: tree for name, tree in params.items() if name != STATISTICS}
+    return weights, {name: tree for name, tree in params.items() if name == STATISTICS}
+
+
+def variables(params: Params) -> dict[str, Any]:
+    """Returns the parameters of a run as ``module.apply`` takes them."""
+    weights, statistics = split(without_ranges(params))
+    return {"params": weights, **statistics}
+
+
+def without_ranges(params: Params) -> Params:
+    """Returns the parameters of a run but for the ranges of its activations."""
+    return {name: tree for name, tree in params.items() if name != RANGES}
+
+
+def on_weights(function: Callable[[Params], Params], params: Params) -> Params:
+    """Replaces the weights among the parameters of a run by what `function` makes of them."""
+    weights, statistics = split(params)
+    return function(weights) | statistics
