@@ -24,15 +24,17 @@ def on_device(
 
     Training against it is training against the device: forwards every rounding is that of the kernels, bit for bit as
     `jaxcompress.integers` has them; backwards they pass straight through (Bengio et al. 2013, arXiv:1308.3432). The
-    weights may be traced; their leaves must be of bits and scales that `to_integers` takes. Raises as that does, as far
-    as can be told while tracing: of a bias beyond int32 and of zero points nothing can.
+    weights may be traced; their leaves must be of bits and scales that `to_integers` takes, and grids of 8 bits. Raises
+    as that does, as far as can be told while tracing: of a bias beyond int32 and of zero points nothing can.
     """
     fake = fake_quantized(graph, weights, grids)
+    if grids[INPUT].bits != 8:
+        raise ValueError(f"activations of {grids[INPUT].bits} bits; training on a device is for 8 bits")
     model = to_integers(graph, jax.tree.map(lax.stop_gradient, weights), grids)
     device = integers(model, arithmetic)
 
     def run(x: Array) -> Array:
-        codes = device(encode(lax.stop_gradient(x), grids[INPUT]))
+        codes = device(encode(lax.stop_gradient(x), grids[INPUT], arithmetic))
         return affine.straight_through(fake(x), decode(codes, grids[graph.output]))
 
     return run

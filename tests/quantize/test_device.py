@@ -108,10 +108,17 @@ def test_the_device_in_a_compiled_step_computes_its_integers(arithmetic, bits):
     grids = quantize.calibrate(graph, weights, BATCHES)
     x = drawn(64, *SHAPE[1:], seed=30)
     run = jax.jit(integers(quantize.to_integers(graph, weights, grids), arithmetic))
-    expected = decode(run(encode(x, grids["input"])), grids["head"])
+    expected = decode(run(encode(x, grids["input"], arithmetic)), grids["head"])
     traced = jax.jit(lambda weights, x: quantize.on_device(graph, weights, grids, arithmetic)(x))
     np.testing.assert_array_equal(traced(weights, x), expected)
     np.testing.assert_array_equal(quantize.on_device(graph, weights, grids, arithmetic)(x), expected)
+
+
+def test_training_on_a_device_of_16_bits_is_refused():
+    graph, weights = dense_net(rounded())
+    grids = {name: of._replace(bits=16) for name, of in RANGES.items()}
+    with pytest.raises(ValueError, match="activations of 16 bits; training on a device is for 8 bits"):
+        quantize.on_device(graph, weights, grids)
 
 
 def test_gradients_on_the_device_are_those_of_fake_quantization():
