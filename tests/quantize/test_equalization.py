@@ -84,6 +84,7 @@ def test_models_compute_the_same_with_equal_ranges(name):
         np.testing.assert_allclose(before.reshape(-1, before.shape[-1]).max(0), after, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_one_scale_per_tensor_serves_unequal_channels_of_mobilenet_after_equalization():
     graph, weights, x = read("mobilenet")
     draw = np.random.default_rng(3)

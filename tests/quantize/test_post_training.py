@@ -31,7 +31,7 @@ def error(calibrated, **options):
     return float(jnp.mean((graph(rounded, X) - graph(weights, X)) ** 2)), rounded
 
 
-@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("bits", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_gptq_and_adaround_keep_outputs_better_than_nearest(calibrated, bits):
     nearest, _ = error(calibrated, bits=bits)
     assert error(calibrated, bits=bits, rounding="gptq")[0] < nearest

@@ -63,6 +63,7 @@ def test_the_objective_of_a_layer_alone_is_that_of_adaround():
     np.testing.assert_allclose(joint, exact.sum(-1).mean() + 0.1 * np.sum(1 - np.abs(2 * h - 1) ** 5), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_chain_of_single_layers_is_rounded_as_by_adaround():
     graph, weights, grids, batches = CHAIN
     ours = quantize.reconstruct(graph, weights, grids, batches, bits=3, **{**QUICK, "learning_rate": 1e-3})
