@@ -65,20 +65,22 @@ class LeNet5BN(nn.Module):
     """The LeNet-5 of ternary weight networks (Li & Liu 2016, arXiv:1605.04711, section 3).
 
     32 and 64 filters of 5x5, max pooling after each, 512 units; batch normalization and ReLU after all three, with the
-    epsilon of Caffe and a running average over about 100 batches. Departure: layers that are normalized have no biases.
+    epsilon of Caffe and a running average over about 100 batches. Departure: layers that are normalized have no biases;
+    without `norm` they have, as the folded network.
     """
 
     classes: int = 10
+    norm: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
         _check_size(x)
-        norm = batch_norm(True, train, epsilon=1e-5)
-        assert norm is not None
+        norm = batch_norm(self.norm, train, epsilon=1e-5)
         for name, filters in (("conv1", 32), ("conv2", 64)):
-            x = nn.Conv(filters, (5, 5), padding="VALID", use_bias=False, name=name)(x)
-            x = nn.max_pool(nn.relu(norm(name=f"{name}_norm")(x)), (2, 2), strides=(2, 2))
+            x = nn.Conv(filters, (5, 5), padding="VALID", use_bias=norm is None, name=name)(x)
+            x = x if norm is None else norm(name=f"{name}_norm")(x)
+            x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
         x = nn.relu(_dense(x.reshape(x.shape[0], -1), 512, "fc1", norm))
         return nn.Dense(self.classes, name="fc2")(x)
 

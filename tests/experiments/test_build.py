@@ -216,6 +216,12 @@ def test_inference_normalizes_by_the_running_statistics_and_training_by_the_batc
     np.testing.assert_allclose(np.mean(one, axis=0), np.zeros(10), atol=1e-5)
 
 
+@pytest.mark.parametrize("spec", [config.MLP((16,), norm=True), config.LeNet5BN(), config.MLP((16,), 0.5)])
+def test_activations_are_not_rounded_in_the_training_of_what_a_graph_has_not(spec):
+    with pytest.raises(ValueError, match="it has dropout or batch normalization"):
+        build.trainer(spec, 10, config.Activations(".*", 4))
+
+
 def test_statistics_are_folded_into_the_graph_of_a_device():
     data, spec = runs.dataset(DIGITS, None), config.MLP((16,), norm=True)
     params = build.initial_params(experiment(spec), data)

@@ -87,6 +87,20 @@ def test_lenet_of_ternary_weight_networks_layer_by_layer():
     np.testing.assert_allclose(model.apply(given, images), x, rtol=1e-4, atol=1e-4)
 
 
+def test_lenet_of_ternary_weight_networks_folded():
+    model, images = models.LeNet5BN(4), draws.normal(2, 16, 20, 1)
+    given = draws.variables(model, (16, 20, 1))
+    layers = dict(given["params"])
+    for layer in ("conv1", "conv2", "fc1"):
+        norm, statistics = layers.pop(f"{layer}_norm"), given["batch_stats"][f"{layer}_norm"]
+        scale = norm["scale"] / np.sqrt(statistics["var"] + 1e-5)
+        kernel = layers[layer]["kernel"]
+        scale_of = scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
+        layers[layer] = {"kernel": kernel * scale_of, "bias": norm["bias"] - statistics["mean"] * scale}
+    found = models.LeNet5BN(4, norm=False).apply({"params": layers}, images)
+    np.testing.assert_allclose(found, model.apply(given, images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("model", "momentum"), [(models.MLP((5,), 3, norm=True), 0.85), (models.LeNet5BN(3), 0.99)], ids=["MLP", "LeNet"]
 )
