@@ -37,7 +37,7 @@ def compare(name: str, device: Integers, effort: Effort) -> Report:
             WRITER: partial(writer.to_bytes, device),
             HELD: partial(jc.export.integers, device, held),
         }
-        theirs, notes = _theirs(partial(problem.model, problem.params), images)
+        theirs, notes = _theirs(problem.model, problem.params, images)
         ways |= theirs
         times = race(ways, effort.rounds)
         contents = {way: ways[way]() for way in ways if way not in _ALIKE}
@@ -56,18 +56,20 @@ def compare(name: str, device: Integers, effort: Effort) -> Report:
     return Report(rows, notes, [file(way) for way in contents])
 
 
-def _theirs(apply: converters.Apply, images: np.ndarray) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
+def _theirs(
+    model: steps.Logits, params: Any, images: np.ndarray
+) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
     """Returns the converters that are installed, and a line for those that are not."""
     if not peer.installed("tensorflow"):
         missing = "the stock converter, and ai-edge-quantizer, which starts from its file, are left out"
         return {}, [f"TensorFlow is not installed; {missing}; pip install 'jaxcompress[tflite]'"]
     ways = {
-        FLOAT: partial(converters.float32, apply, images[:1]),
-        STOCK: partial(converters.stock, apply, images),
+        FLOAT: partial(converters.float32, model, params, images),
+        STOCK: partial(converters.stock, model, params, images),
     }
     if not peer.installed("ai_edge_quantizer"):
         return ways, ["ai-edge-quantizer is not installed and left out; pip install 'jaxcompress[peers]'"]
-    return ways | {EDGE: partial(converters.edge, apply, images)}, []
+    return ways | {EDGE: partial(converters.edge, model, params, images)}, []
 
 
 def ours(model: steps.Logits, params: Any, images: np.ndarray) -> bytes:

@@ -40,6 +40,11 @@ class Model:
         """Runs a model of batch size 1 on each of `inputs` in turn."""
         return np.concatenate([self(inputs[i : i + 1]) for i in range(len(inputs))])
 
+    def reals(self, x: np.ndarray) -> np.ndarray:
+        """Runs one input of exactly the model's shape, from reals to reals whatever its borders hold."""
+        made = self(self.encode(x) if _has_codes(self._input) else x)
+        return self.decode(made) if _has_codes(self._output) else made
+
     def encode(self, reals: np.ndarray) -> np.ndarray:
         """Rounds reals to the codes that a model of integers takes, half to even."""
         (scale, zero_point), kind = self._input["quantization"], np.iinfo(self._input["dtype"])
@@ -176,6 +181,10 @@ def _unallocated(data: bytes | str | os.PathLike[str], reference: bool = False) 
     plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     resolver = litert.OpResolverType.BUILTIN_REF if reference else plain
     return litert.Interpreter(model_content=_content(data), experimental_op_resolver_type=resolver)
+
+
+def _has_codes(detail: dict[str, Any]) -> bool:
+    return detail["quantization"][0] != 0.0  # a tensor that stands for itself has no scale
 
 
 def _content(data: bytes | str | os.PathLike[str]) -> bytes:

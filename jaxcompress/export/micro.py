@@ -35,7 +35,7 @@ def arena(data: bytes | str | os.PathLike[str]) -> MicroArena:
 
 
 def _load() -> None:
-    runtime = importlib.import_module("tflite_micro.runtime")  # an extra: type checkers need not find it
+    runtime = importlib.import_module("tflite_micro").runtime  # an extra that type checkers need not find
     # The arena is larger than any microcontroller's; pages that nothing is written to cost nothing.
     runtime.Interpreter.from_bytes(sys.stdin.buffer.read(), arena_size=2**28).print_allocations()
 

@@ -46,19 +46,29 @@ def tflite(
     Raises ValueError for an unknown format and for batches that are missing, of other shapes or not asked for,
     ImportError (naming the extra) without TensorFlow, and RuntimeError, writing nothing, if the file is not as said.
     """
+    data = convert(apply, params, example, format, representative)
+    if format == "int8-converter":
+        _hold_integers(data)
+    found = Model(data).reals(np.asarray(example))
+    _hold_outputs(found, np.asarray(apply(params, example)), _TOLERANCES[format])
+    write_whole(pathlib.Path(path), data)
+    return len(data)
+
+
+def convert(
+    apply: Callable[[Params, jax.Array], jax.Array],
+    params: Params,
+    example: jax.Array,
+    format: Format = "float32",
+    representative: Iterable[Any] | None = None,
+) -> bytes:
+    """Returns the file that `tflite` writes, held to nothing; the arguments and what they raise are the same."""
     if format not in _TOLERANCES:
         raise ValueError(f"format {format!r} is not one of {', '.join(map(repr, _TOLERANCES))}")
     observed = _observed(representative, example) if format == "int8-converter" else None
     if observed is None and representative is not None:
         raise ValueError(f"format {format!r} observes nothing; representative data are for 'int8-converter'")
-    data = _convert(apply, jax.tree.map(_as_run, params, is_leaf=is_compressed), example, format, observed)
-    if observed is not None:
-        _hold_integers(data)
-    model, x = Model(data), np.asarray(example)
-    found = model(x) if observed is None else model.decode(model(model.encode(x)))
-    _hold_outputs(found, np.asarray(apply(params, example)), _TOLERANCES[format])
-    write_whole(pathlib.Path(path), data)
-    return len(data)
+    return _converted(apply, jax.tree.map(_as_run, params, is_leaf=is_compressed), example, format, observed)
 
 
 def _observed(representative: Iterable[Any] | None, example: jax.Array) -> list[np.ndarray]:
@@ -81,7 +91,7 @@ def _as_run(leaf: Any) -> Any:
     return dense(leaf)
 
 
-def _convert(
+def _converted(
     apply: Callable[..., jax.Array], params: Params, example: jax.Array, format: Format, observed: Any
 ) -> bytes:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it once, while it is imported

@@ -8,9 +8,9 @@ library demands, ``(code + 128) / 256``.
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Int8
+from jaxtyping import Int8, Int32
 
-from jaxcompress.numerics.fixed_point import divide_by_power, doubling_high_product
+from jaxcompress.numerics.fixed_point import divide_by_power, doubling_high_product, multiplier_of
 
 OUTPUT_SCALE, OUTPUT_ZERO_POINT = 1 / 256, -128
 _CODES = 256
@@ -48,8 +48,8 @@ def in_fixed_point(codes: Int8[Array, "... classes"], scale: np.float32) -> Int8
     """
     table, last = _exponentials(scale)
     below = _below_largest(codes)
-    values = jnp.asarray(table)[below]
-    total = jnp.sum(jnp.asarray(_shifted(table, _SUM_BITS))[below], -1, keepdims=True)
+    values = table[below]
+    total = jnp.sum(divide_by_power(values, _SUM_BITS), -1, keepdims=True)
     zeros = lax.clz(total)
     fraction = ((total.astype(jnp.uint32) << zeros.astype(jnp.uint32)) - jnp.uint32(2**31)).astype(jnp.int32)
     product = doubling_high_product(values, _reciprocal_of_one_plus(fraction))
@@ -63,23 +63,20 @@ def _below_largest(codes: Array) -> Array:
     return jnp.max(wide, -1, keepdims=True) - wide
 
 
-def _exponentials(scale: np.float32) -> tuple[np.ndarray, int]:
+def _exponentials(scale: np.float32) -> tuple[Array, int]:
     """Returns ``exp(-scale * d)`` for d from 0 to 255, int32 of 31 fractional bits, and the last d that counts."""
-    real = min(np.float64(scale) * 2.0 ** (31 - _INTEGER_BITS), 2.0**31 - 1)
-    fraction, shift = np.frexp(real)
-    multiplier = np.int64(np.floor(fraction * 2.0**31 + 0.5))
-    if multiplier == 2**31:
-        multiplier, shift = np.int64(2**30), shift + 1
-    if shift < 0:
+    by = multiplier_of(np.float64(min(float(scale) * 2.0 ** (31 - _INTEGER_BITS), 2.0**31 - 1)))
+    shift = int(by.shift)
+    if shift < 0 or by.multiplier == 0:
         raise ValueError(f"a softmax of scale {scale:g} is below what its kernels take, 2**-27")
     last = int(np.floor((2.0**_INTEGER_BITS - 1) * 2.0 ** (31 - _INTEGER_BITS) / 2.0**shift))
-    below = np.arange(_CODES, dtype=np.int64)
-    differences = _high_product(np.where(below <= last, -below, 0) << int(shift), multiplier)
-    table = _exponential_of(differences)
-    return np.where(below <= last, table, 0).astype(np.int32), last
+    below = np.arange(_CODES)
+    counted = jnp.asarray(np.where(below <= last, -below, 0) << shift, jnp.int32)
+    table = _exponential_of(doubling_high_product(counted, by.multiplier))
+    return jnp.where(below <= last, table, 0), last
 
 
-def _exponential_of(values: np.ndarray) -> np.ndarray:
+def _exponential_of(values: Int32[Array, "..."]) -> Int32[Array, "..."]:
     """Returns the exponentials of fixed-point numbers (26 fractional bits) from -32 to 0, with 31 fractional bits."""
     bits = 31 - _INTEGER_BITS
     quarter = 1 << (bits - 2)
@@ -87,31 +84,24 @@ def _exponential_of(values: np.ndarray) -> np.ndarray:
     result = _near_eighth(within << _INTEGER_BITS)
     rest = within - values
     for power, factor in zip(range(-2, _INTEGER_BITS), _POWERS, strict=True):
-        result = np.where(rest & (1 << (bits + power)), _high_product(result, factor), result)
-    return np.where(values == 0, _ONE, result)
+        smaller = doubling_high_product(result, np.int32(factor))
+        result = jnp.where((rest & (1 << (bits + power))) != 0, smaller, result)
+    return jnp.where(values == 0, _ONE, result)
 
 
-def _near_eighth(values: np.ndarray) -> np.ndarray:
+def _near_eighth(values: Int32[Array, "..."]) -> Int32[Array, "..."]:
     """Returns exp of numbers in [-1/4, 0) by its Taylor polynomial around -1/8; 31 fractional bits in and out."""
     x = values + (1 << 28)
-    square = _high_product(x, x)
-    cube, fourth = _high_product(square, x), _high_product(square, square)
-    higher = _shifted(_high_product(_shifted(fourth, 2) + cube, _THIRD) + square, 1)
-    return _EXP_EIGHTH + _high_product(x + higher, _EXP_EIGHTH)
+    square = _product(x, x)
+    cube, fourth = _product(square, x), _product(square, square)
+    higher = divide_by_power(_product(divide_by_power(fourth, 2) + cube, _THIRD) + square, 1)
+    return _EXP_EIGHTH + _product(x + higher, _EXP_EIGHTH)
 
 
-def _high_product(a: np.ndarray, b: np.ndarray | np.int64 | int) -> np.ndarray:
-    """Returns ``round(a * b / 2**31)`` of int64, as `fixed_point.doubling_high_product`."""
-    product = a * np.int64(b) if isinstance(b, int) else a * b
-    nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
-    return np.sign(nudged) * (np.abs(nudged) >> 31)
-
-
-def _shifted(values: np.ndarray, bits: int) -> np.ndarray:
-    """Returns ``round(values / 2**bits)``, half away from zero."""
-    half = np.int64(1) << (bits - 1)
-    wide = values.astype(np.int64)
-    return (np.sign(wide) * ((np.abs(wide) + half) >> bits)).astype(values.dtype)
+def _product(a: Array, b: Array | int) -> Array:
+    """Returns ``round(a * b / 2**31)`` as `doubling_high_product` does, for b of either sign."""
+    b = jnp.asarray(b, jnp.int32)
+    return doubling_high_product(jnp.where(b < 0, -a, a), jnp.abs(b))
 
 
 def _reciprocal_of_one_plus(fraction: Array) -> Array:
@@ -120,6 +110,5 @@ def _reciprocal_of_one_plus(fraction: Array) -> Array:
     x = _48_17 + doubling_high_product(-half, jnp.int32(_32_17))
     for _ in range(3):
         rest = 2**29 - doubling_high_product(half, x)  # 29 fractional bits, of either sign
-        step = doubling_high_product(jnp.where(rest < 0, -x, x), jnp.abs(rest))
-        x = x + (step << 2)
+        x = x + (_product(x, rest) << 2)
     return jnp.where(x >= 2**30, _ONE, x << 1)

@@ -1,6 +1,7 @@
 """Integer activations: one grid for every tensor that a device holds, calibrated and trained."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,10 +56,9 @@ def calibrate(
     calibrator = calibrator or min_max()
     shared = tensors(graph)
     states = {name: calibrator.init() for name in set(shared.values())}
-    observe = jax.jit(lambda states, x: _observed(graph, weights, calibrator, shared, states, x))
     count = 0
     for batch in batches:
-        states, count = observe(states, jnp.asarray(batch)), count + 1
+        states, count = _observed(graph, calibrator, weights, states, jnp.asarray(batch)), count + 1
     if not count:
         raise ValueError("the calibration set is empty; at least one batch is needed")
     grids = {name: _grid(name, *calibrator.limits(state), bits) for name, state in states.items()}
@@ -67,9 +67,11 @@ def calibrate(
     return found | {name: PROBABILITIES for name, first in shared.items() if first in fixed}
 
 
+@partial(jax.jit, static_argnames=("graph", "calibrator"))  # of the module, so that it is compiled once for a graph
 def _observed(
-    graph: Graph, weights: Params, calibrator: Calibrator, shared: dict[str, str], states: dict[str, Any], x: Array
+    graph: Graph, calibrator: Calibrator, weights: Params, states: dict[str, Any], x: Array
 ) -> dict[str, Any]:
+    shared = tensors(graph)
     states = states | {shared[INPUT]: calibrator.update(states[shared[INPUT]], x)}
 
     def step(node: Node, inputs: list[Array]) -> Array:

@@ -121,8 +121,8 @@ def test_representative_data_that_cannot_be_observed_are_refused(tmp_path, repre
 
 def test_an_operator_left_in_floats_is_refused(tmp_path, monkeypatch):
     module = sys.modules["jaxcompress.export.tflite"]
-    convert = module._convert
-    monkeypatch.setattr(module, "_convert", lambda *args: convert(*args[:3], "float32", None))
+    convert = module.convert
+    monkeypatch.setattr(module, "convert", lambda *args: convert(*args[:3]))
     with pytest.raises(RuntimeError, match="the converter left FULLY_CONNECTED in floats; nothing written"):
         tflite(linear, KERNEL, X, tmp_path / "x.tflite", format="int8-converter", representative=[X])
     assert not list(tmp_path.iterdir())
