@@ -4,6 +4,7 @@ import math
 import pathlib
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,9 +14,11 @@ from flax import linen as nn
 
 import jaxcompress as jc
 from experiments import config, models, tflite_weights
+from experiments.activations import rounded
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
-from experiments.variables import RANGES, STATISTICS, joined, variables, without_ranges
+from experiments.variables import STATISTICS, joined, variables
+from jaxcompress.arrays import Binary
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.transform import rewrite_owned
 
@@ -80,43 +83,10 @@ def predictor(
     def logits(params: Any, images: jax.Array) -> Any:
         images = scaled(images) if images.dtype == jnp.uint8 else images
         if activations is not None:
-            return _in_ranges(module, activations, params, images)
+            return rounded(module, activations, params, images)
         return module.apply(variables(params), images)
 
     return jc.lift(logits)
-
-
-def with_ranges(
-    spec: config.Model, classes: int, activations: config.Activations, params: Params, images: jax.Array
-) -> Params:
-    """Adds to `params`, unless they are there, the first ranges of activations, from the values on `images`."""
-    if RANGES in params:
-        return params
-    graph, weights = _graph(model(spec, classes), params, scaled(images))
-    quantizer = quantizer_of(activations)
-    return params | {RANGES: jc.quantize.train_ranges(graph, weights, scaled(images), quantizer, activations.pattern)}
-
-
-def quantizer_of(spec: config.Activations) -> jc.quantize.quantizers.Quantizer:
-    """Builds the quantizer of activations."""
-    quantizers = jc.quantize.quantizers
-    methods = {
-        "lsq": quantizers.lsq,
-        "lsq-plus": quantizers.lsq_plus,
-        "pact": quantizers.pact,
-        "dorefa": quantizers.dorefa,
-    }
-    return methods[spec.method](spec.bits)
-
-
-def _in_ranges(module: nn.Module, activations: config.Activations, params: Params, images: jax.Array) -> jax.Array:
-    graph, weights = _graph(module, params, images)
-    return jc.quantize.with_ranges(graph, weights, params[RANGES], quantizer_of(activations))(images)
-
-
-def _graph(module: nn.Module, params: Params, images: jax.Array) -> tuple[jc.Graph, Params]:
-    example = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-    return jc.read(lambda params, x: module.apply(variables(params), x), without_ranges(params), example)
 
 
 def trainer(
@@ -135,7 +105,7 @@ def trainer(
 
     def outputs(params: Any, images: jax.Array, key: jax.Array) -> Any:
         if activations is not None:
-            return _in_ranges(module, activations, params, scaled(images)), {}
+            return rounded(module, activations, params, scaled(images)), {}
         options = {"train": True, "rngs": {"dropout": key}, "mutable": [STATISTICS]}
         return module.apply(variables(params), scaled(images), **options)
 
@@ -186,16 +156,25 @@ def recipe(stage: config.Stage, epoch_steps: int, seed: int) -> jc.Transform:
 
 
 def handed_on(stage: config.Stage) -> Callable[[Params], Params]:
-    """Returns what a stage makes of its parameters to validate and hand on: signs that were noise are left out."""
-    noise = [t for t in stage.recipe if isinstance(t, config.Binary) and t.test == "weights"]
-    owners = [name for technique in noise for name in _transform(technique, 1, 0).names]
+    """Returns what a stage makes of its parameters to validate and hand on: noise of training is left out.
+
+    That are drawn signs, of which the deterministic ones are handed on, or the weights behind them.
+    """
+    binary = [technique for technique in stage.recipe if isinstance(technique, config.Binary)]
+    tests = {name: technique.test for technique in binary for name in _transform(technique, 1, 0).names}
 
     def without(params: Params) -> Params:
-        for owner in owners:
-            params = rewrite_owned(params, owner, lambda leaf: leaf.weight)
+        for owner, test in tests.items():
+            params = rewrite_owned(params, owner, lambda leaf, test=test: _without_noise(leaf, test))
         return params
 
     return without
+
+
+def _without_noise(leaf: Any, test: str) -> Any:
+    if test == "weights":
+        return leaf.weight
+    return replace(leaf, threshold=jnp.zeros_like(leaf.threshold)) if isinstance(leaf, Binary) else leaf
 
 
 def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transform:

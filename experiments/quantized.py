@@ -12,6 +12,7 @@ import numpy as np
 
 import jaxcompress as jc
 from experiments import build, config, evaluate, report
+from experiments.activations import quantizer_of
 from experiments.data import Dataset
 from experiments.variables import RANGES, without_ranges
 from jaxcompress.export import litert, micro
@@ -58,7 +59,7 @@ def integers(experiment: config.Experiment, data: Dataset, params: Any, activati
     batches = observed(experiment, data, stage.examples)
     grids = jc.quantize.calibrate(graph, weights, batches, _CALIBRATORS[stage.ranges](), bits=activations)
     if experiment.activations is not None and activations == 8:
-        grids |= jc.quantize.grids_of(graph, params[RANGES], build.quantizer_of(experiment.activations))
+        grids |= jc.quantize.grids_of(graph, params[RANGES], quantizer_of(experiment.activations))
     if stage.rounding != "trained":
         options = {"bits": stage.bits, "granularity": stage.granularity, "rounding": stage.rounding}
         key = build.seed_key(experiment.seed, "rounding")

@@ -22,6 +22,7 @@ import yaml
 
 import jaxcompress as jc
 from experiments import build, config, evaluate, quantized, report, train
+from experiments.activations import with_ranges
 from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
@@ -248,7 +249,8 @@ def _ranged(experiment: config.Experiment, data: Dataset, params: Any) -> Any:
         return params
     drawn = np.random.default_rng(experiment.seed).permutation(len(data.train.labels))[:_RANGE_EXAMPLES]
     images = jnp.asarray(data.train.images[np.sort(drawn)])
-    return build.with_ranges(experiment.model, data.classes, experiment.activations, params, images)
+    module = build.model(experiment.model, data.classes)
+    return with_ranges(module, experiment.activations, params, build.scaled(images))
 
 
 def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:

@@ -98,8 +98,9 @@ def check(table: Table) -> None:
 
 def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]:
     """Runs every experiment of a table from `seeds` seeds, as far as its rows need, and measures the rows."""
+    drawn = range(table.first_seed, table.first_seed + seeds)
     check(table)
-    return [_result(row, [_run(table, row, seed, settings) for seed in range(seeds)]) for row in table.rows]
+    return [_result(row, [_run(table, row, seed, settings) for seed in drawn]) for row in table.rows]
 
 
 def _seeded(table: Table, name: str, stage: str, seed: int) -> config.Experiment:

@@ -21,7 +21,7 @@ class Arguments:
     config: tyro.conf.Positional[pathlib.Path]
     """the table, a YAML file of paper_configs/"""
     seeds: int | None = None
-    """number of seeds, 0, 1, …; the table's own number by default"""
+    """number of seeds, counted from the table's first; the table's own number by default"""
     data_dir: pathlib.Path | None = None
     """folder that holds the data sets; else JAXCOMPRESS_DATA; else they are downloaded"""
     out: pathlib.Path = pathlib.Path("runs")

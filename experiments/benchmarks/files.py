@@ -56,9 +56,7 @@ def compare(name: str, device: Integers, effort: Effort) -> Report:
     return Report(rows, notes, [file(way) for way in contents])
 
 
-def _theirs(
-    model: steps.Logits, params: Any, images: np.ndarray
-) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
+def _theirs(model: steps.Logits, params: Any, images: np.ndarray) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
     """Returns the converters that are installed, and a line for those that are not."""
     if not peer.installed("tensorflow"):
         missing = "the stock converter, and ai-edge-quantizer, which starts from its file, are left out"

@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Int32, Int64
 
-Integer = np.ndarray | np.int32 | Array
+Integer = np.ndarray | np.int32 | int | Array
 Ties = Literal["away", "up"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import jaxcompress as jc
 from experiments import build, config, runs
-from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked
+from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked, dense
 
 
 @pytest.fixture(autouse=True)
@@ -183,17 +183,19 @@ def test_recipe_knows_low_bit_weights(technique, kind):
     assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
 
 
-def test_signs_that_were_noise_are_not_handed_on():
-    noise = config.Binary("fc1/kernel", stochastic=True, test="weights")
-    for technique, kept in ((noise, False), (config.Binary("fc1/kernel", stochastic=True), True)):
-        stage = config.Stage("s", 1, recipe=(technique, config.Weights("fc1/bias", 4)))
-        params = {"fc1": kernel()["fc1"] | {"bias": jnp.ones(6)}}
-        wrapped = build.recipe(stage, 10, 0).init(params)
-        handed = build.handed_on(stage)(wrapped)
-        assert isinstance(handed["fc1"]["bias"], FakeQuantized)
-        assert (handed["fc1"]["kernel"] is wrapped["fc1"]["kernel"]) == kept
-        if not kept:
-            np.testing.assert_array_equal(handed["fc1"]["kernel"], params["fc1"]["kernel"])
+@pytest.mark.parametrize("test", ["weights", "signs"])
+def test_noise_of_training_is_not_handed_on(test):
+    noise = config.Binary("fc1/kernel", stochastic=True, test=test)
+    stage = config.Stage("s", 1, recipe=(noise, config.Weights("fc1/bias", 4)))
+    params = {"fc1": kernel()["fc1"] | {"bias": jnp.ones(6)}}
+    drawn = build.recipe(stage, 10, 0)
+    wrapped = drawn.update(drawn.init(params), 1, key=jax.random.key(0))
+    weight = wrapped["fc1"]["kernel"].weight
+    signs = np.where(weight >= 0, 1, -1)
+    assert np.any(dense(wrapped["fc1"]["kernel"]) != signs)
+    handed = build.handed_on(stage)(wrapped)
+    assert isinstance(handed["fc1"]["bias"], FakeQuantized)
+    np.testing.assert_array_equal(dense(handed["fc1"]["kernel"]), weight if test == "weights" else signs)
 
 
 def test_initial_statistics_stand_beside_the_weights():

@@ -100,6 +100,9 @@ def test_seeds_give_a_spread_and_train_only_what_is_missing(run, table, out):
     assert "seed 1" in messages and "seed 0" not in messages
     first = json.loads((out / "tables" / "paper-table.json").read_text())["rows"][0]
     assert first["n"] == 2 and first["std"] == pytest.approx(statistics.stdev(first["values"]))
+    code, _, messages = run("reproduce", table, "--out", out, "--set", "first_seed=1")
+    again = json.loads((out / "tables" / "paper-table.json").read_text())["rows"][0]
+    assert code == 0 and "seed" not in messages and again["values"] == first["values"][1:]
 
 
 def test_set_changes_the_config(run, table, tmp_path):

@@ -1,0 +1,166 @@
+"""Stages, the experiments that they make up, and the tables that experiments are to meet."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Union
+
+from experiments.config.models import Data, Model, Pretrained
+from experiments.config.techniques import Activations, Technique
+from jaxcompress.paths import did_you_mean
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """An optimiser of optax with its learning rate and the `decay` of that over the stage.
+
+    ``linear`` and ``cosine`` take it to zero by the end of the stage and ``exponential`` to `final`; ``steps``
+    multiplies it by 0.1 after each of the epochs `at`. `weight_decay` is L2 regularisation for ``sgd``, and decoupled
+    (AdamW) for ``adam``. The `scaling` ``glorot`` divides the updates of each kernel by its coefficient of Glorot &
+    Bengio (2010), as BinaryConnect does (Courbariaux et al. 2015, section 2.5).
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    decay: Literal["constant", "linear", "cosine", "exponential", "steps"] = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    final: float = 0.0
+    at: tuple[float, ...] = ()
+    scaling: Literal["none", "glorot"] = "none"
+
+    def __post_init__(self) -> None:
+        exponential, steps = self.decay == "exponential", self.decay == "steps"
+        if exponential != (self.final > 0) or self.final < 0:
+            raise ValueError(f"decay {self.decay!r}, final={self.final}: 'exponential', and no other, needs final > 0")
+        if steps != bool(self.at) or any(epoch <= 0 for epoch in self.at):
+            raise ValueError(f"decay {self.decay!r}, at={self.at}: 'steps', and no other, needs epochs above 0")
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Knowledge distillation: `weight` of the loss from the `teacher`'s softened outputs, the rest from the labels."""
+
+    teacher: "Experiment"
+    temperature: float = 4.0
+    weight: float = 0.9
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trains for `epochs` under a recipe, on top of the stage before it.
+
+    The `loss` is the ``cross-entropy`` of softmax, or the ``square-hinge`` of one L2-SVM for each class.
+    `select` declares which parameters the stage hands on: those of the ``last`` epoch or those with the
+    ``best-validation`` error (the first of equals). The test set is never used to choose. `verify` declares the slice
+    that ``scripts/verify.py`` trains again: so many epochs from the start of the stage. What rounds `activations` in
+    one stage does so in those after it.
+    """
+
+    name: str
+    epochs: int
+    batch: int = 100
+    optimiser: Optimiser = Optimiser()
+    recipe: tuple[Technique, ...] = ()
+    distill: Distill | None = None
+    select: Literal["last", "best-validation"] = "last"
+    verify: int = 1
+    loss: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
+    activations: Activations | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch < 1 or self.verify < 0:
+            counts = f"epochs={self.epochs}, batch={self.batch}, verify={self.verify}"
+            raise ValueError(f"stage {self.name!r}: {counts}; epochs and verify are at least 0, batch at least 1")
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """Quantizes what the stage before it made, without training, to the integers of a device: a TFLite file.
+
+    Kernels get `bits` bits, one scale by `granularity`, rounded by `rounding`, or keep the integers that they were
+    ``trained`` with; activations 8 bits in the ranges that a calibrator of `ranges` finds on `examples` training images
+    drawn by the seed, or that were trained.
+    """
+
+    name: str
+    bits: int = 8
+    granularity: Literal["tensor", "channel"] = "channel"
+    rounding: Literal["nearest", "gptq", "adaround", "trained"] = "nearest"
+    ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "min-max"
+    examples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8 or self.examples < 1:
+            counts = f"bits={self.bits}, examples={self.examples}"
+            raise ValueError(f"stage {self.name!r}: {counts}; bits are from 2 to 8, examples at least 1")
+
+
+AnyStage = Union[Stage, PostTraining]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model trained on data by a chain of stages, from one seed or from published weights."""
+
+    data: Data
+    model: Model
+    stages: tuple[AnyStage, ...]
+    seed: int = 0
+    pretrained: Pretrained | None = None
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"an experiment needs stages, each of another name, not {names}")
+        if any(isinstance(stage, PostTraining) for stage in self.stages[:-1]) or isinstance(
+            self.stages[0], PostTraining
+        ):
+            raise ValueError("a PostTraining stage stands last in an experiment, on top of another")
+
+    @property
+    def activations(self) -> Activations | None:
+        """What rounds the activations after the last stage: that of the latest stage that has any."""
+        found = [stage.activations for stage in self.stages if isinstance(stage, Stage) and stage.activations]
+        return found[-1] if found else None
+
+    def until(self, stage: str) -> "Experiment":
+        """Returns the experiment that ends with the stage of that name; raises ValueError if there is none."""
+        names = [s.name for s in self.stages]
+        if stage not in names:
+            raise ValueError(f"no stage {stage!r}{did_you_mean(stage, names)}; there are {', '.join(names)}")
+        return replace(self, stages=self.stages[: names.index(stage) + 1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a paper's table, where ours is measured, and how near is near enough.
+
+    `metric` is a name of `experiments.tables.METRICS`; with `leaf` it is of that parameter alone. The verdict is
+    ``reproduced`` within `tolerance` of the paper's number, and beyond that ``better`` or ``worse`` by `better`.
+    """
+
+    row: str
+    metric: str
+    experiment: str
+    stage: str
+    paper: float | None = None
+    tolerance: float = 0.0
+    better: Literal["lower", "higher"] = "lower"
+    leaf: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A paper's table and the experiments that are to meet it.
+
+    Seeds are counted from `first_seed`: those before it were in sight when settings were chosen. `differs` says in
+    words what is not as in the paper, `expected_minutes` how long the whole table took on two cores.
+    """
+
+    paper: str
+    table: str
+    experiments: dict[str, Experiment]
+    rows: tuple[Row, ...]
+    seeds: int = 3
+    first_seed: int = 0
+    expected_minutes: float = 1.0
+    differs: str = ""

@@ -1,0 +1,58 @@
+"""What is trained, on what, and from where it starts."""
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+
+@dataclass(frozen=True)
+class Data:
+    """Names a data set; `validation` training examples are held out, `limit` keeps only so many of each split."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar-10"] = "mnist"
+    validation: int = 5000
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multilayer perceptron; LeNet-300-100 by default.
+
+    `norm` puts batch normalization after every layer. `initial` kernels are normal with a variance of one over their
+    inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect.
+    """
+
+    hidden: tuple[int, ...] = (300, 100)
+    dropout: float = 0.0
+    norm: bool = False
+    initial: Literal["lecun", "uniform"] = "lecun"
+
+
+@dataclass(frozen=True)
+class LeNet5:
+    """LeNet-5 as in Caffe; with `relu` a ReLU follows the convolutions too, which in Caffe are linear."""
+
+    dropout: float = 0.0
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class LeNet5BN:
+    """The wider LeNet-5 with batch normalization of Li & Liu (2016)."""
+
+
+@dataclass(frozen=True)
+class ResNet8:
+    """MLPerf Tiny's ResNet-8 with its batch normalization folded into the convolutions."""
+
+    width: int = 16
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Names a published TFLite file to start from, and the largest value that its model takes where ours takes 1."""
+
+    file: Literal["mlperf-tiny/pretrainedResnet.tflite"]
+    input_range: float = 1.0
+
+
+Model = Union[MLP, LeNet5, LeNet5BN, ResNet8]  # noqa: UP007 (cattrs reads the members of a Union)

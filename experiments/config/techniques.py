@@ -1,0 +1,116 @@
+"""What is done to weights and activations while a stage trains."""
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Raises a value from `initial` between two points of a stage, both in epochs."""
+
+    end: float
+    begin: float = 0.0
+    initial: float = 0.0
+    shape: Literal["linear", "cubic"] = "cubic"
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Magnitude pruning to `sparsity`, at once or along a `ramp`, asked every `every` steps."""
+
+    pattern: str
+    sparsity: float
+    ramp: Ramp | None = None
+    scope: Literal["layer", "global"] = "layer"
+    every: int = 50
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Pruning below ``quality * std`` of each array (Han et al. 2015)."""
+
+    pattern: str
+    quality: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Affine fake quantization of weights."""
+
+    pattern: str
+    bits: int
+    granularity: Literal["tensor", "channel"] = "channel"
+    symmetric: bool = True
+
+
+@dataclass(frozen=True)
+class LSQ:
+    """Quantization of weights with a learned step (Esser et al. 2020)."""
+
+    pattern: str
+    bits: int
+    granularity: Literal["tensor", "channel"] = "tensor"
+
+
+@dataclass(frozen=True)
+class DoReFa:
+    """Quantization of weights squashed by tanh (Zhou et al. 2016)."""
+
+    pattern: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Weights of one bit, by BinaryConnect (Courbariaux et al. 2015) or XNOR-Net (Rastegari et al. 2016).
+
+    `test` declares what the stage validates and hands on: the ``signs``, or the real ``weights`` behind them, for which
+    the signs were noise of training (Courbariaux et al. 2015, section 2.6).
+    """
+
+    pattern: str
+    method: Literal["binaryconnect", "xnor"] = "binaryconnect"
+    stochastic: bool = False
+    test: Literal["signs", "weights"] = "signs"
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """Weights of three values, by TWN (Li & Liu 2016) or trained ternary quantization (Zhu et al. 2017)."""
+
+    pattern: str
+    method: Literal["twn", "ttq"] = "twn"
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Weight sharing by k-means with ``2**bits`` values an array."""
+
+    pattern: str
+    bits: int
+    initial: Literal["linear", "density", "random"] = "linear"
+
+
+@dataclass(frozen=True)
+class SVD:
+    """Truncated singular value decomposition by `rank` or `energy`."""
+
+    pattern: str
+    rank: int | None = None
+    energy: float | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rounds the activations of the tensors that `pattern` matches to `bits` bits, in ranges that are trained.
+
+    The methods are those of `jaxcompress.quantize.quantizers`; tensors are named as `jaxcompress.read` names them.
+    """
+
+    pattern: str
+    bits: int
+    method: Literal["lsq", "lsq-plus", "pact", "dorefa"] = "lsq"
+
+
+Technique = Union[Magnitude, Threshold, Weights, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007
