@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, evaluate, quantized, runs
+from experiments import build, config, evaluate, post_training, quantized, runs
 from experiments.data import Dataset
 from experiments.environment import processor
 from jaxcompress.export import litert, micro
@@ -115,7 +115,7 @@ def export(
     if format in _INTEGERS:
         bits, activations = _INTEGERS[format]
         stages = (*experiment.stages, replace(calibration, bits=bits))
-        model = quantized.integers(replace(experiment, stages=stages), dataset, params, activations)
+        model = post_training.rounded(replace(experiment, stages=stages), dataset, params, activations).integers()
         size = jc.export.integers(model, path, io=io)
         compared = _integers(model, path, io, dataset)
     else:
@@ -133,7 +133,7 @@ def _converted(
     logits = build.predictor(experiment.model, dataset.classes)
     images = np.asarray(build.scaled(jnp.asarray(dataset.test.images)))
     calibrated = format == "int8-converter"
-    representative = quantized.observed(experiment, dataset, examples) if calibrated else None
+    representative = post_training.observed(experiment, dataset, examples) if calibrated else None
     example = jnp.asarray(images[:1])
     size = jc.export.tflite(logits, params, example, path, format=format, representative=representative)
     ours, model = evaluate.predict(logits, params, images), Model(path)

@@ -11,18 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, evaluate, report
-from experiments.activations import quantizer_of
+from experiments import build, config, evaluate, post_training, report
 from experiments.data import Dataset
-from experiments.variables import RANGES, without_ranges
 from jaxcompress.export import litert, micro
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.integers import KERNELS
 from jaxcompress.interpreters.graph import INPUT
 from jaxcompress.interpreters.integers import Arithmetic, Integers, decode, encode
-from jaxcompress.quantize import ranges
-
-_CHUNK = 100  # images observed at a time
 
 
 class Agreement(NamedTuple):
@@ -39,34 +34,6 @@ class Agreement(NamedTuple):
     differences: dict[str, int]
 
 
-def observed(experiment: config.Experiment, data: Dataset, examples: int) -> list[jax.Array]:
-    """Draws `examples` training images by the seed, in batches, from which ranges and roundings are found."""
-    drawn = np.random.default_rng(experiment.seed).permutation(len(data.train.labels))[:examples]
-    images = build.scaled(jnp.asarray(data.train.images[np.sort(drawn)]))
-    return [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
-
-
-def integers(experiment: config.Experiment, data: Dataset, params: Any, activations: int = 8) -> Integers:
-    """Turns the parameters before a PostTraining stage into the integers of a device, `activations` of 8 or 16 bits.
-
-    Ranges that were trained are of 8 bits; with 16 they are calibrated like all others.
-    """
-    stage = experiment.stages[-1]
-    assert isinstance(stage, config.PostTraining)
-    logits = build.predictor(experiment.model, data.classes)
-    example = jax.ShapeDtypeStruct((1, *data.train.images.shape[1:]), jnp.float32)
-    graph, weights = jc.read(logits, without_ranges(params), example)
-    batches = observed(experiment, data, stage.examples)
-    grids = jc.quantize.calibrate(graph, weights, batches, _CALIBRATORS[stage.ranges](), bits=activations)
-    if experiment.activations is not None and activations == 8:
-        grids |= jc.quantize.grids_of(graph, params[RANGES], quantizer_of(experiment.activations))
-    if stage.rounding != "trained":
-        options = {"bits": stage.bits, "granularity": stage.granularity, "rounding": stage.rounding}
-        key = build.seed_key(experiment.seed, "rounding")
-        weights = jc.quantize.post_training(graph, weights, grids, batches, key=key, **options)
-    return jc.quantize.to_integers(graph, weights, grids)
-
-
 def quantize(
     folder: pathlib.Path,
     experiment: config.Experiment,
@@ -78,10 +45,12 @@ def quantize(
 
     The file is written from the integers, read back by LiteRT, and run on the whole test set with both of its kernel
     libraries; the integers are evaluated in JAX in the arithmetic of each. Accuracy is that of the default kernels.
+    ``layers.txt`` says what rounding did to every layer.
     """
     file, name = folder / "model.tflite", f"{folder.name} seed {experiment.seed}"
     steps = 1 + len(KERNELS)
-    model = integers(experiment, data, params)
+    rounded = post_training.rounded(experiment, data, params)
+    model = rounded.integers()
     progress(1, steps, name)
     size = jc.export.integers(model, file)
     codes = np.asarray(encode(build.scaled(jnp.asarray(data.test.images)), model.grids[INPUT]))
@@ -105,7 +74,9 @@ def quantize(
     }
     grids = {tensor: [float(grid.scale), grid.zero_point] for tensor, grid in model.grids.items()}
     write_whole(folder / "grids.json", (json.dumps(grids, indent=2) + "\n").encode())
-    return quality._asdict() | sizes, [file, folder / "grids.json", folder / "confusion.png"]
+    write_whole(folder / "layers.txt", f"{rounded.report()}\n".encode())
+    files = [folder / name for name in ("grids.json", "layers.txt", "confusion.png")]
+    return quality._asdict() | sizes, [file, *files]
 
 
 def evaluated(model: Integers, arithmetic: Arithmetic, codes: np.ndarray) -> np.ndarray:
@@ -122,12 +93,3 @@ def agreement(ours: np.ndarray, theirs: np.ndarray, data: Dataset) -> Agreement:
     counts = zip(*(part.tolist() for part in np.unique(difference, return_counts=True)), strict=True)
     differences = {str(value): count for value, count in counts}
     return Agreement(accuracy, theirs_accuracy, differ, difference.size, largest, differences)
-
-
-_CALIBRATORS: dict[str, Callable[[], ranges.Calibrator]] = {
-    "min-max": ranges.min_max,
-    "moving-average": ranges.moving_average,
-    "percentile": ranges.percentile,
-    "mse": ranges.mse,
-    "entropy": ranges.entropy,
-}

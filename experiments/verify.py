@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, evaluate, quantized, runs, train
+from experiments import build, config, evaluate, post_training, runs, train
 from experiments.data import fingerprint
 from experiments.environment import environment
 from experiments.logging import read_rows
@@ -40,7 +40,8 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     dataset = runs.dataset(experiment.data, settings.data_dir)
     checks = [_same("data sha256", before["data_sha256"], fingerprint(dataset))]
     if isinstance(experiment.stages[-1], config.PostTraining):
-        model = quantized.integers(experiment, dataset, runs.before(experiment, dataset, settings))
+        params = runs.before(experiment, dataset, settings)
+        model = post_training.rounded(experiment, dataset, params).integers()
         written = hashlib.sha256(writer.to_bytes(model)).hexdigest()
         return exact, [*checks, _same("TFLite file", recorded["tflite_sha256"], written)]
     checks += [

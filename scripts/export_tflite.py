@@ -26,7 +26,7 @@ class Arguments:
     ranges: str = "min-max"
     """calibrator of the ranges of activations: min-max, moving-average, percentile, mse or entropy"""
     rounding: str = "gptq"
-    """rounding of the kernels: nearest, gptq or adaround; trained keeps the integers that they have"""
+    """rounding of the kernels: nearest, gptq, adaround or brecq; trained keeps the integers that they have"""
     data_dir: pathlib.Path | None = None
     """folder that holds the data sets; else JAXCOMPRESS_DATA; else they are downloaded"""
     out: pathlib.Path | None = None

@@ -14,6 +14,7 @@ from experiments.config.experiment import Distill as Distill
 from experiments.config.experiment import Experiment as Experiment
 from experiments.config.experiment import Optimiser as Optimiser
 from experiments.config.experiment import PostTraining as PostTraining
+from experiments.config.experiment import Preparation as Preparation
 from experiments.config.experiment import Row as Row
 from experiments.config.experiment import Stage as Stage
 from experiments.config.experiment import Table as Table

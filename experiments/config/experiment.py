@@ -72,23 +72,37 @@ class Stage:
             raise ValueError(f"stage {self.name!r}: {counts}; epochs and verify are at least 0, batch at least 1")
 
 
+Preparation = Literal["without-relu6", "equalize", "absorb-bias", "smoothquant", "awq"]
+
+
 @dataclass(frozen=True)
 class PostTraining:
     """Quantizes what the stage before it made, without training, to the integers of a device: a TFLite file.
 
-    Kernels get `bits` bits, one scale by `granularity`, rounded by `rounding`, or keep the integers that they were
-    ``trained`` with; activations 8 bits in the ranges that a calibrator of `ranges` finds on `examples` training images
-    drawn by the seed, or that were trained.
+    First the float weights are prepared, by the methods of `prepare` in order. Kernels get `bits` bits, one scale by
+    `granularity`, rounded by `rounding`, or keep the integers that they were ``trained`` with; with a `budget`, bytes
+    of all layers in the file, each gets 4 or 8 bits by how sensitive the outputs are to it. Activations get 8 bits in
+    the ranges that a calibrator of `ranges` finds on `examples` training images drawn by the seed, or that were
+    trained. Last `correct_bias` takes back the shift of every layer's mean. The methods are those of
+    `jaxcompress.quantize` and `jaxcompress.budget`.
     """
 
     name: str
     bits: int = 8
     granularity: Literal["tensor", "channel"] = "channel"
-    rounding: Literal["nearest", "gptq", "adaround", "trained"] = "nearest"
+    rounding: Literal["nearest", "gptq", "adaround", "brecq", "trained"] = "nearest"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "min-max"
     examples: int = 1000
+    prepare: tuple[Preparation, ...] = ()
+    budget: int | None = None
+    correct_bias: Literal["none", "analytic", "empirical"] = "none"
 
     def __post_init__(self) -> None:
+        changes = self.prepare or self.budget is not None or self.correct_bias != "none"
+        if self.rounding == "trained" and changes:
+            raise ValueError(
+                f"stage {self.name!r}: prepare, budget and correct_bias change weights; rounding 'trained' keeps them"
+            )
         if not 2 <= self.bits <= 8 or self.examples < 1:
             counts = f"bits={self.bits}, examples={self.examples}"
             raise ValueError(f"stage {self.name!r}: {counts}; bits are from 2 to 8, examples at least 1")
