@@ -18,7 +18,7 @@ from experiments.activations import rounded
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
 from experiments.variables import STATISTICS, joined, variables
-from jaxcompress.arrays import Binary
+from jaxcompress.arrays import Binary, Dithered
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.transform import rewrite_owned
 
@@ -158,23 +158,32 @@ def recipe(stage: config.Stage, epoch_steps: int, seed: int) -> jc.Transform:
 def handed_on(stage: config.Stage) -> Callable[[Params], Params]:
     """Returns what a stage makes of its parameters to validate and hand on: noise of training is left out.
 
-    That are drawn signs, of which the deterministic ones are handed on, or the weights behind them.
+    What was rounded by drawn numbers is rounded to nearest; of signs it may be that the weights behind them are handed
+    on.
     """
-    binary = [technique for technique in stage.recipe if isinstance(technique, config.Binary)]
-    tests = {name: technique.test for technique in binary for name in _transform(technique, 1, 0).names}
+    drawn = [t for t in stage.recipe if isinstance(t, config.Binary | config.Weights)]
+    signs = {name: isinstance(t, config.Weights) or t.test == "signs" for t in drawn for name in _names(t)}
 
     def without(params: Params) -> Params:
-        for owner, test in tests.items():
-            params = rewrite_owned(params, owner, lambda leaf, test=test: _without_noise(leaf, test))
+        for owner, kept in signs.items():
+            params = rewrite_owned(params, owner, _without_noise if kept else lambda leaf: leaf.weight)
         return params
 
     return without
 
 
-def _without_noise(leaf: Any, test: str) -> Any:
-    if test == "weights":
-        return leaf.weight
-    return replace(leaf, threshold=jnp.zeros_like(leaf.threshold)) if isinstance(leaf, Binary) else leaf
+def _names(technique: config.Technique) -> tuple[str, ...]:
+    return _transform(technique, 1, 0).names
+
+
+def _without_noise(leaf: Any) -> Any:
+    match leaf:
+        case Binary():
+            return replace(leaf, threshold=jnp.zeros_like(leaf.threshold))
+        case Dithered():
+            return replace(leaf, noise=jnp.zeros_like(leaf.noise))
+        case _:
+            return leaf
 
 
 def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transform:
@@ -185,8 +194,11 @@ def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transf
         case config.Threshold():
             return jc.prune.threshold(spec.pattern, spec.quality)
         case config.Weights():
-            options = {"granularity": spec.granularity, "symmetric": spec.symmetric}
-            return jc.quantize.weights(spec.pattern, spec.bits, **options)
+            bits = spec.bits if spec.ramp is None else _ramp(spec.ramp, spec.bits, epoch_steps)
+            options = {name: getattr(spec, name) for name in ("granularity", "group", "symmetric", "stochastic")}
+            return jc.quantize.weights(spec.pattern, bits, **options)
+        case config.Float8():
+            return jc.quantize.float8(spec.pattern, spec.format, granularity=spec.granularity)
         case config.LSQ():
             return jc.quantize.lsq(spec.pattern, spec.bits, granularity=spec.granularity, symmetric=True)
         case config.DoReFa():

@@ -35,12 +35,28 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Weights:
-    """Affine fake quantization of weights."""
+    """Affine fake quantization of weights to `bits` bits, at once or along a `ramp` that falls from its `initial` bits.
+
+    With the granularity ``group`` runs of `group` inputs share a scale. If `stochastic`, weights are rounded up with
+    the probability of their fraction in training.
+    """
 
     pattern: str
     bits: int
-    granularity: Literal["tensor", "channel"] = "channel"
+    granularity: Literal["tensor", "channel", "group"] = "channel"
     symmetric: bool = True
+    group: int = 32
+    stochastic: bool = False
+    ramp: Ramp | None = None
+
+
+@dataclass(frozen=True)
+class Float8:
+    """Weights in 8-bit floating point (Micikevicius et al. 2022), in the largest range that a scale gives them."""
+
+    pattern: str
+    format: Literal["e4m3", "e5m2"] = "e4m3"
+    granularity: Literal["tensor", "channel"] = "tensor"
 
 
 @dataclass(frozen=True)
@@ -113,4 +129,4 @@ class Activations:
     method: Literal["lsq", "lsq-plus", "pact", "dorefa"] = "lsq"
 
 
-Technique = Union[Magnitude, Threshold, Weights, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007
+Technique = Union[Magnitude, Threshold, Weights, Float8, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007

@@ -171,6 +171,9 @@ def test_recipe_knows_threshold_and_codebook():
 @pytest.mark.parametrize(
     "technique, kind",
     [
+        (config.Weights("fc1/kernel", 4, "group", group=4), "FakeQuantized"),
+        (config.Weights("fc1/kernel", 4, stochastic=True), "Dithered"),
+        (config.Float8("fc1/kernel", "e5m2", "channel"), "Float8"),
         (config.LSQ("fc1/kernel", 3), "LearnedStep"),
         (config.DoReFa("fc1/kernel", 2), "DoReFa"),
         (config.Binary("fc1/kernel", stochastic=True), "Binary"),
@@ -181,6 +184,23 @@ def test_recipe_knows_threshold_and_codebook():
 )
 def test_recipe_knows_low_bit_weights(technique, kind):
     assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
+
+
+def test_bits_fall_along_a_ramp():
+    falling = recipe(config.Weights("fc1/kernel", 3, ramp=config.Ramp(2, 1, 8, "linear")))
+    params = falling.init(kernel())
+    found = [int(falling.update(params, step)["fc1"]["kernel"].bits) for step in (0, 10, 14, 20, 30)]
+    assert found == [8, 8, 6, 3, 3]
+
+
+def test_drawn_roundings_are_handed_on_to_nearest():
+    stage = config.Stage("s", 1, recipe=(config.Weights("fc1/kernel", 3, stochastic=True),))
+    drawn = build.recipe(stage, 10, 0)
+    wrapped = drawn.update(drawn.init(kernel()), 1, key=jax.random.key(0))["fc1"]["kernel"]
+    handed = build.handed_on(stage)({"fc1": {"kernel": wrapped}})["fc1"]["kernel"]
+    nearest = dense(jc.pack({"kernel": wrapped})["kernel"])
+    assert np.any(dense(wrapped) != nearest)
+    np.testing.assert_array_equal(dense(handed), nearest)
 
 
 @pytest.mark.parametrize("test", ["weights", "signs"])

@@ -18,6 +18,7 @@ from experiments.config import (
     Distill,
     DoReFa,
     Experiment,
+    Float8,
     LeNet5,
     LeNet5BN,
     Magnitude,
@@ -93,6 +94,7 @@ TABLE = Table(
                     recipe=(
                         LSQ("fc/kernel", 3, "channel"),
                         DoReFa("block1/conv1/kernel", 2),
+                        Float8("block2/conv2/kernel", "e5m2"),
                         Binary("block1/conv2/kernel", "xnor"),
                         Ternary("block2/conv1/kernel", "ttq", 0.1),
                     ),
