@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jaxcompress import arrays
 from jaxcompress.arrays import CompressedArray, data_fields, is_compressed
-from jaxcompress.paths import Params
+from jaxcompress.paths import Params, flatten
 
 
 class Transform(NamedTuple):
@@ -78,13 +78,22 @@ def every(steps: int, transform: Transform) -> Transform:
 
 def owned(params: Params, owner: str) -> list[Any]:
     """Lists the compressed leaves that the transform named `owner` made, however deeply nested."""
-    found: list[CompressedArray] = []
+    return list(owned_by_path(params, owner).values())
 
-    def keep(leaf: CompressedArray) -> CompressedArray:
-        found.append(leaf)
+
+def owned_by_path(params: Params, owner: str) -> dict[str, Any]:
+    """Lists the leaves as `owned` does, by path: that of the leaf around them and the fields on the way."""
+    found: dict[str, CompressedArray] = {}
+
+    def visit(path: str, leaf: Any) -> Any:
+        if is_compressed(leaf) and leaf.owner == owner:
+            found[path] = leaf
+        elif is_compressed(leaf):
+            leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
         return leaf
 
-    rewrite_owned(params, owner, keep)
+    for path, leaf in flatten(params).items():
+        visit(path, leaf)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.numerics.masks import keep_largest, kept_count
+from jaxcompress.numerics.masks import keep_largest, keep_largest_of_each, kept_count
 
 SIZE = 24
 # dtype, the unsigned integer of its width, and the bits of its infinity: the non-negative floats are 0..infinity.
@@ -32,10 +32,12 @@ def reference(scores: list[np.ndarray], count: int) -> list[np.ndarray]:
 
 @st.composite
 def score_arrays(draw) -> np.ndarray:
-    """Draws SIZE non-negative scores of any format by their bits, from a small pool so that many are tied."""
+    """Draws SIZE scores of any format and sign by their bits, from a small pool so that many are tied."""
     dtype, bits, infinity = FORMATS[draw(st.sampled_from(sorted(FORMATS)))]
     edges = [0, 1, 2, infinity - 1, infinity]
     pool = draw(st.lists(st.sampled_from(edges) | st.integers(0, infinity), min_size=1, max_size=SIZE))
+    sign = 1 << 8 * np.dtype(bits).itemsize - 1
+    pool = [entry | sign * draw(st.booleans()) for entry in pool]
     picks = draw(st.lists(st.integers(0, len(pool) - 1), min_size=SIZE, max_size=SIZE))
     return np.array([pool[i] for i in picks], bits).view(dtype)
 
@@ -88,6 +90,32 @@ def test_negative_zero_ties_with_zero():
     np.testing.assert_array_equal(mask, [True, False])
 
 
+def test_negative_scores_by_hand():
+    scores = jnp.array([-1.0, 2.0, -3.0, 0.0, -0.0, -2e-38, 1e-45])
+    ranks = [1, 6, 3, 4, 5, 0, 2]  # places from the highest down
+    for count in range(8):
+        mask = np.zeros(7, bool)
+        mask[ranks[:count]] = True
+        np.testing.assert_array_equal(keep([scores], count)[0], mask)
+
+
+def test_runs_by_hand():
+    scores = jnp.array([[3.0, 0.0, 1.0, 2.0], [1.0, 1.0, -1.0, -2.0]])
+    np.testing.assert_array_equal(keep_largest_of_each(scores, 1, 2, 1), [[1, 0, 0, 1], [1, 0, 1, 0]])
+    np.testing.assert_array_equal(keep_largest_of_each(scores, 2, 4, -1), [[1, 0, 0, 1], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(keep_largest_of_each(scores, 1, 2, 0), [[1, 0, 1, 1], [0, 1, 0, 0]])
+
+
+@settings(deadline=None, max_examples=40)
+@given(score_arrays(), st.integers(0, 4), st.sampled_from([0, 1, 2, -1]))
+def test_every_run_has_its_count_and_the_ranks_of_a_stable_sort(scores, count, axis):
+    scores = np.concatenate([scores, scores[:8]]).reshape(4, 4, 2).swapaxes(2, axis)
+    scores = np.concatenate([scores, scores], axis=axis) if scores.shape[axis] == 2 else scores
+    mask = np.moveaxis(np.asarray(keep_largest_of_each(jnp.asarray(scores), count, 4, axis)), axis, -1)
+    runs = np.moveaxis(scores, axis, -1).reshape(-1, 4)
+    np.testing.assert_array_equal(mask.reshape(-1, 4), [reference([run], count)[0] for run in runs])
+
+
 @pytest.mark.parametrize(("count", "kept"), [(-3, 0), (99, 4)])
 def test_counts_are_clipped_to_what_there_is(count, kept):
     (mask,) = keep([jnp.array([4.0, 3.0, 2.0, 1.0])], count)
@@ -116,7 +144,7 @@ def test_arrays_ranked_together_are_one_concatenated_array(scores, count):
 @given(score_arrays(), COUNTS)
 def test_masking_twice_changes_nothing(scores, count):
     (once,) = keep([jnp.asarray(scores)], count)
-    (twice,) = keep([jnp.where(once, jnp.asarray(scores), jnp.zeros((), scores.dtype))], count)
+    (twice,) = keep([jnp.where(once, jnp.asarray(scores), jnp.asarray(-np.inf, scores.dtype))], count)
     np.testing.assert_array_equal(once, twice)
 
 
