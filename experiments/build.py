@@ -4,7 +4,6 @@ import math
 import pathlib
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,9 +17,7 @@ from experiments.activations import rounded
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
 from experiments.variables import STATISTICS, joined, variables
-from jaxcompress.arrays import Binary, Dithered
 from jaxcompress.paths import Params, rewrite
-from jaxcompress.transform import rewrite_owned
 
 
 def seed_key(seed: int, purpose: str) -> jax.Array:
@@ -43,18 +40,22 @@ def model(spec: config.Model, classes: int) -> nn.Module:
 
 def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pathlib.Path | None = None) -> Any:
     """Draws the initial parameters of an experiment from its seed, or reads the published ones that it starts from."""
-    module = model(experiment.model, dataset.classes)
-    example = jnp.zeros((1, *dataset.train.images.shape[1:]), jnp.float32)
-    key = seed_key(experiment.seed, "init")
     if experiment.pretrained is None:
-        return joined(module.init(key, example))
+        return random_params(experiment, dataset, "init")
+    module = model(experiment.model, dataset.classes)
     if not isinstance(module, models.ResNet8):
         raise ValueError(
             f"{experiment.pretrained.file} holds a ResNet8, not the {type(experiment.model).__name__} asked for"
         )
-    return _published(
-        experiment.pretrained, module.layers, jax.eval_shape(module.init, key, example)["params"], data_dir
-    )
+    like = jax.eval_shape(lambda: random_params(experiment, dataset, "init"))
+    return _published(experiment.pretrained, module.layers, like, data_dir)
+
+
+def random_params(experiment: config.Experiment, dataset: Dataset, purpose: str) -> Params:
+    """Draws parameters by the seed of an experiment; `purpose` tells draws apart."""
+    module = model(experiment.model, dataset.classes)
+    example = jnp.zeros((1, *dataset.train.images.shape[1:]), jnp.float32)
+    return joined(module.init(seed_key(experiment.seed, purpose), example))
 
 
 def _published(spec: config.Pretrained, layers: tuple[str, ...], like: Any, data_dir: pathlib.Path | None) -> Any:
@@ -148,73 +149,3 @@ def _by_glorot() -> optax.GradientTransformation:
         return update * jnp.asarray(math.sqrt(fans / 1.5), update.dtype)
 
     return optax.stateless(lambda updates, _: jax.tree.map(larger, updates))
-
-
-def recipe(stage: config.Stage, epoch_steps: int, seed: int) -> jc.Transform:
-    """Builds the transforms of a stage; epochs become steps by `epoch_steps`."""
-    return jc.chain(*(_transform(technique, epoch_steps, seed) for technique in stage.recipe))
-
-
-def handed_on(stage: config.Stage) -> Callable[[Params], Params]:
-    """Returns what a stage makes of its parameters to validate and hand on: noise of training is left out.
-
-    What was rounded by drawn numbers is rounded to nearest; of signs it may be that the weights behind them are handed
-    on.
-    """
-    drawn = [t for t in stage.recipe if isinstance(t, config.Binary | config.Weights)]
-    signs = {name: isinstance(t, config.Weights) or t.test == "signs" for t in drawn for name in _names(t)}
-
-    def without(params: Params) -> Params:
-        for owner, kept in signs.items():
-            params = rewrite_owned(params, owner, _without_noise if kept else lambda leaf: leaf.weight)
-        return params
-
-    return without
-
-
-def _names(technique: config.Technique) -> tuple[str, ...]:
-    return _transform(technique, 1, 0).names
-
-
-def _without_noise(leaf: Any) -> Any:
-    match leaf:
-        case Binary():
-            return replace(leaf, threshold=jnp.zeros_like(leaf.threshold))
-        case Dithered():
-            return replace(leaf, noise=jnp.zeros_like(leaf.noise))
-        case _:
-            return leaf
-
-
-def _transform(spec: config.Technique, epoch_steps: int, seed: int) -> jc.Transform:
-    match spec:
-        case config.Magnitude():
-            sparsity = spec.sparsity if spec.ramp is None else _ramp(spec.ramp, spec.sparsity, epoch_steps)
-            return jc.prune.magnitude(spec.pattern, sparsity, scope=spec.scope, every=spec.every)
-        case config.Threshold():
-            return jc.prune.threshold(spec.pattern, spec.quality)
-        case config.Weights():
-            bits = spec.bits if spec.ramp is None else _ramp(spec.ramp, spec.bits, epoch_steps)
-            options = {name: getattr(spec, name) for name in ("granularity", "group", "symmetric", "stochastic")}
-            return jc.quantize.weights(spec.pattern, bits, **options)
-        case config.Float8():
-            return jc.quantize.float8(spec.pattern, spec.format, granularity=spec.granularity)
-        case config.LSQ():
-            return jc.quantize.lsq(spec.pattern, spec.bits, granularity=spec.granularity, symmetric=True)
-        case config.DoReFa():
-            return jc.quantize.dorefa(spec.pattern, spec.bits)
-        case config.Binary():
-            return jc.quantize.binary(spec.pattern, spec.method, stochastic=spec.stochastic)
-        case config.Ternary():
-            return jc.quantize.ternary(spec.pattern, spec.method, threshold=spec.threshold)
-        case config.Codebook():
-            key = seed_key(seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
-            return jc.quantize.codebook(spec.pattern, spec.bits, initial=spec.initial, key=key)
-        case config.SVD():
-            return jc.factorize.svd(spec.pattern, spec.rank, energy=spec.energy)
-
-
-def _ramp(ramp: config.Ramp, final: float, epoch_steps: int) -> jc.schedules.Schedule:
-    shape = {"linear": jc.schedules.linear, "cubic": jc.schedules.cubic}[ramp.shape]
-    begin, end = (round(epochs * epoch_steps) for epochs in (ramp.begin, ramp.end))
-    return shape(ramp.initial, final, begin=begin, end=end)

@@ -75,6 +75,12 @@ def load(
     return Dataset(name, *(_take(split, 0, limit) for split in splits), classes=CLASSES)
 
 
+def drawn(split: Split, count: int, seed: int) -> Split:
+    """Draws `count` examples of a split without repetition by a seed, all if there are fewer, in the split's order."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
+    return Split(split.images[chosen], split.labels[chosen])
+
+
 def fingerprint(dataset: Dataset) -> str:
     """Hashes every array of `dataset`, with its type and shape, to 64 hexadecimal digits (SHA-256).
 

@@ -13,6 +13,7 @@ import jaxcompress as jc
 from experiments import build, config, evaluate, post_training, quantized, runs
 from experiments.data import Dataset
 from experiments.environment import processor
+from experiments.plan import training
 from jaxcompress.export import litert, micro
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.integers import KERNELS
@@ -109,7 +110,7 @@ def export(
         raise ValueError(f"{run.folder} is not finished; run the command that made it again to go on with it")
     if io != "integers" and format not in _INTEGERS:
         raise ValueError(f"io {io!r} is of {', '.join(_INTEGERS)}; a file of format {format!r} has its own")
-    runs.training(experiment)  # what is quantized already has its file
+    training(experiment)  # what is quantized already has its file
     dataset = runs.dataset(experiment.data, data_dir)
     params = jc.export.load(run.packed_file)
     if format in _INTEGERS:

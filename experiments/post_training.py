@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxcompress as jc
 from experiments import build, config
 from experiments.activations import quantizer_of
-from experiments.data import Dataset
+from experiments.data import Dataset, drawn
 from experiments.variables import RANGES, without_ranges
 from jaxcompress.interpreters.integers import Grid, Integers
 from jaxcompress.paths import Params
@@ -41,8 +40,7 @@ class Rounded(NamedTuple):
 
 def observed(experiment: config.Experiment, data: Dataset, examples: int) -> list[jax.Array]:
     """Draws `examples` training images by the seed, in batches, from which ranges and roundings are found."""
-    drawn = np.random.default_rng(experiment.seed).permutation(len(data.train.labels))[:examples]
-    images = build.scaled(jnp.asarray(data.train.images[np.sort(drawn)]))
+    images = build.scaled(jnp.asarray(drawn(data.train, examples, experiment.seed).images))
     return [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
 
 

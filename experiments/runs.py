@@ -22,15 +22,12 @@ import yaml
 
 import jaxcompress as jc
 from experiments import build, config, evaluate, quantized, report, train
-from experiments.activations import with_ranges
 from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.variables import on_weights
+from experiments.plan import Plan, training
 from jaxcompress.export.files import write_whole
-
-_RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
 
 
 class Settings(NamedTuple):
@@ -109,18 +106,10 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
     return this
 
 
-def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> "tuple[Plan, train.State]":
+def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
     """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
     plan = Plan.of(experiment, data, _teacher_logits(experiment, data, settings))
-    return plan, plan.begin(before(experiment, data, settings))
-
-
-def training(experiment: config.Experiment) -> config.Stage:
-    """Returns the last stage of an experiment, which must be one that trains."""
-    stage = experiment.stages[-1]
-    if not isinstance(stage, config.Stage):
-        raise ValueError(f"stage {stage.name!r} does not train")
-    return stage
+    return plan, plan.begin(before(experiment, data, settings), _rewound(experiment, data, settings))
 
 
 def before(experiment: config.Experiment, data: Dataset, settings: Settings) -> Any:
@@ -130,11 +119,24 @@ def before(experiment: config.Experiment, data: Dataset, settings: Settings) -> 
     return run(replace(experiment, stages=experiment.stages[:-1]), settings).params()
 
 
+def _rewound(experiment: config.Experiment, data: Dataset, settings: Settings) -> Any:
+    """Returns the parameters that the last stage of an experiment rewinds to, None if to none."""
+    match training(experiment).rewind:
+        case None:
+            return None
+        case "initial":
+            return build.initial_params(experiment, data, settings.data_dir)
+        case "random":
+            return build.random_params(experiment, data, f"reinit of stage {len(experiment.stages)}")
+        case stage:
+            return run(experiment.until(stage), settings).params()
+
+
 def _train(
     this: Run,
     experiment: config.Experiment,
     data: Dataset,
-    plan: "Plan",
+    plan: Plan,
     state: train.State,
     settings: Settings,
     log: Log,
@@ -170,45 +172,6 @@ def _go_on_from(done: int, lines: pathlib.Path, log: Log) -> None:
         log.row(row)
 
 
-class Plan(NamedTuple):
-    """Holds what training one stage needs besides its state."""
-
-    program: Callable[..., tuple[train.State, jax.Array]]
-    logits: Callable[[Any, jax.Array], jax.Array]
-    examples: train.Examples
-    key: jax.Array
-    begin: Callable[[Any], train.State]
-    handed_on: Callable[[Any], Any]
-
-    @classmethod
-    def of(cls, experiment: config.Experiment, data: Dataset, teacher: np.ndarray) -> "Plan":
-        """Builds the last stage of an experiment."""
-        stage = training(experiment)
-        size = len(data.train.labels)
-        if not 0 < stage.batch <= size:
-            raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
-        if stage.select == "best-validation" and not len(data.validation.labels):
-            raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
-        if stage.select == "best-validation" and any(getattr(t, "ramp", None) for t in stage.recipe):
-            raise ValueError(f"stage {stage.name!r} raises its sparsity: its best epoch would be one before the end")
-        epoch_steps = size // stage.batch
-        optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
-        recipe = build.recipe(stage, epoch_steps, experiment.seed)
-        objective = train.Objective(labels=stage.loss)
-        if stage.distill is not None:
-            objective = train.Objective(stage.distill.weight, stage.distill.temperature, stage.loss)
-        of_model = (experiment.model, data.classes, experiment.activations)
-        examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
-        return cls(
-            train.epoch_program(build.trainer(*of_model), optimiser, recipe, objective, stage.batch),
-            build.predictor(*of_model),
-            examples,
-            build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
-            lambda params: train.begin(_ranged(experiment, data, on_weights(recipe.init, params)), optimiser),
-            build.handed_on(stage),
-        )
-
-
 def _finish(
     this: Run, experiment: config.Experiment, data: Dataset, params: Any
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
@@ -241,16 +204,6 @@ def _finish(
     active = {"activity": evaluate.activity(logits, restored, data.test.images)}
     files = [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
     return found._asdict() | sizes | active | sha, files
-
-
-def _ranged(experiment: config.Experiment, data: Dataset, params: Any) -> Any:
-    """Adds the first ranges of activations, from training images drawn by the seed, where an experiment rounds any."""
-    if experiment.activations is None:
-        return params
-    drawn = np.random.default_rng(experiment.seed).permutation(len(data.train.labels))[:_RANGE_EXAMPLES]
-    images = jnp.asarray(data.train.images[np.sort(drawn)])
-    module = build.model(experiment.model, data.classes)
-    return with_ranges(module, experiment.activations, params, build.scaled(images))
 
 
 def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:

@@ -118,7 +118,9 @@ def _result(row: Row, made: list[runs.Run]) -> Result:
     difference = None if row.paper is None else mean - row.paper
     names = tuple(run.folder.name for run in made)
     verdict = _verdict(row, difference)
-    return Result(row.row, row.metric, row.paper, mean, std, len(values), difference, verdict, values, names)
+    return Result(
+        row.row, row.shown or row.metric, row.paper, mean, std, len(values), difference, verdict, values, names
+    )
 
 
 def _value(row: Row, run: runs.Run) -> float:

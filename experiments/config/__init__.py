@@ -30,6 +30,7 @@ from experiments.config.techniques import SVD as SVD
 from experiments.config.techniques import Activations as Activations
 from experiments.config.techniques import Binary as Binary
 from experiments.config.techniques import Codebook as Codebook
+from experiments.config.techniques import Connections as Connections
 from experiments.config.techniques import DoReFa as DoReFa
 from experiments.config.techniques import Float8 as Float8
 from experiments.config.techniques import Magnitude as Magnitude

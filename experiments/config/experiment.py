@@ -53,6 +53,9 @@ class Stage:
     ``best-validation`` error (the first of equals). The test set is never used to choose. `verify` declares the slice
     that ``scripts/verify.py`` trains again: so many epochs from the start of the stage. What rounds `activations` in
     one stage does so in those after it.
+
+    With `rewind` the recipe is applied to what the stage before made, and its masks are then put on other weights: the
+    ``initial`` ones, ``random`` ones drawn anew, or those that an earlier stage, by name, handed on.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Stage:
     verify: int = 1
     loss: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
     activations: Activations | None = None
+    rewind: str | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:
@@ -129,6 +133,12 @@ class Experiment:
             self.stages[0], PostTraining
         ):
             raise ValueError("a PostTraining stage stands last in an experiment, on top of another")
+        for index, stage in enumerate(self.stages):
+            known = ["initial", "random", *names[:index]]
+            if isinstance(stage, Stage) and stage.rewind is not None and (stage.rewind not in known or not index):
+                raise ValueError(
+                    f"stage {stage.name!r} rewinds to {stage.rewind!r}; a later stage can, to one of {', '.join(known)}"
+                )
 
     @property
     def activations(self) -> Activations | None:
@@ -148,7 +158,8 @@ class Experiment:
 class Row:
     """One number of a paper's table, where ours is measured, and how near is near enough.
 
-    `metric` is a name of `experiments.tables.METRICS`; with `leaf` it is of that parameter alone. The verdict is
+    `metric` is a name of `experiments.tables.METRICS`, in the table `shown` as another if one is given; with `leaf` it
+    is of that parameter alone. The verdict is
     ``reproduced`` within `tolerance` of the paper's number, and beyond that ``better`` or ``worse`` by `better`.
     """
 
@@ -160,6 +171,7 @@ class Row:
     tolerance: float = 0.0
     better: Literal["lower", "higher"] = "lower"
     leaf: str | None = None
+    shown: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,21 @@ class Magnitude:
 
 
 @dataclass(frozen=True)
+class Connections:
+    """Pruning once, at the start of the stage, to the weights of the highest `score`.
+
+    Scores are those of `jaxcompress.prune.scores`: ``snip`` and ``grasp`` by the loss on `examples` training images
+    drawn by the seed (``grasp`` at a temperature of 200), ``synflow`` without any, ``magnitude``, or ``random``.
+    """
+
+    pattern: str
+    sparsity: float
+    score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
+    allocation: Literal["uniform", "global", "erk", "lamp"] = "global"
+    examples: int = 100
+
+
+@dataclass(frozen=True)
 class Threshold:
     """Pruning below ``quality * std`` of each array (Han et al. 2015)."""
 
@@ -129,4 +144,4 @@ class Activations:
     method: Literal["lsq", "lsq-plus", "pact", "dorefa"] = "lsq"
 
 
-Technique = Union[Magnitude, Threshold, Weights, Float8, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007
+Technique = Union[Magnitude, Connections, Threshold, Weights, Float8, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007

@@ -8,3 +8,5 @@ from jaxcompress.prune.masking import n_m as n_m
 from jaxcompress.prune.patterns import Blocks as Blocks
 from jaxcompress.prune.patterns import Runs as Runs
 from jaxcompress.prune.patterns import Single as Single
+from jaxcompress.prune.rewinding import rewind as rewind
+from jaxcompress.prune.rewinding import shuffle_masks as shuffle_masks

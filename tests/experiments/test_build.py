@@ -10,7 +10,6 @@ import pytest
 
 import jaxcompress as jc
 from experiments import build, config, runs
-from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked, dense
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +24,6 @@ DIGITS = config.Data("digits", 200, limit=20)
 
 def experiment(model=None, seed=0):
     return config.Experiment(DIGITS, model or config.MLP((16,)), (config.Stage("s", 1),), seed)
-
-
-def recipe(*techniques, seed=0, epoch_steps=10):
-    return build.recipe(config.Stage("s", 1, recipe=techniques), epoch_steps, seed)
 
 
 def kernel():
@@ -133,7 +128,7 @@ def test_glorot_scaling_is_of_the_updates_of_kernels(name):
 
 
 def test_glorot_scaling_reaches_into_compressed_leaves():
-    trainable, _ = jc.partition(recipe(config.Binary("fc1/kernel")).init(kernel()))
+    trainable, _ = jc.partition(jc.quantize.binary("fc1/kernel").init(kernel()))
     optimiser = build.optimiser(config.Optimiser("sgd", 0.1, "constant", momentum=0.0, scaling="glorot"), 10)
     update, _ = optimiser.update(jax.tree.map(jnp.ones_like, trainable), optimiser.init(trainable), trainable)
     np.testing.assert_allclose(update["fc1"]["kernel"].weight, np.full((8, 6), -0.1 * np.sqrt(14 / 1.5)), rtol=1e-6)
@@ -148,74 +143,6 @@ def test_weight_decay_is_l2_for_sgd_and_decoupled_for_adam():
     adam = build.optimiser(config.Optimiser("adam", 0.1, "constant"), 10)
     update, _ = adam.update(jnp.array([7.0]), adam.init(weight), weight)
     np.testing.assert_allclose(update, [-0.1], rtol=1e-3)  # Adam's first step is the learning rate
-
-
-def test_recipe_wraps_in_order():
-    techniques = (
-        config.SVD("fc1/kernel", rank=2),
-        config.Magnitude("fc1/kernel/u", 0.5),
-        config.Weights("fc1/kernel/v", 4),
-    )
-    leaf = recipe(*techniques).init(kernel())["fc1"]["kernel"]
-    assert isinstance(leaf, LowRank) and isinstance(leaf.u, Masked) and isinstance(leaf.v, FakeQuantized)
-    assert leaf.rank == 2 and int(leaf.v.bits) == 4 and int(leaf.u.mask.sum()) == 8
-
-
-def test_recipe_knows_threshold_and_codebook():
-    assert isinstance(recipe(config.Threshold("fc1/kernel", 1.0)).init(kernel())["fc1"]["kernel"], Masked)
-    for initial in ("linear", "density", "random"):
-        leaf = recipe(config.Codebook("fc1/kernel", 2, initial)).init(kernel())["fc1"]["kernel"]
-        assert isinstance(leaf, Clustered) and leaf.centroids.shape == (4,)
-
-
-@pytest.mark.parametrize(
-    "technique, kind",
-    [
-        (config.Weights("fc1/kernel", 4, "group", group=4), "FakeQuantized"),
-        (config.Weights("fc1/kernel", 4, stochastic=True), "Dithered"),
-        (config.Float8("fc1/kernel", "e5m2", "channel"), "Float8"),
-        (config.LSQ("fc1/kernel", 3), "LearnedStep"),
-        (config.DoReFa("fc1/kernel", 2), "DoReFa"),
-        (config.Binary("fc1/kernel", stochastic=True), "Binary"),
-        (config.Binary("fc1/kernel", "xnor"), "ScaledBinary"),
-        (config.Ternary("fc1/kernel"), "Ternary"),
-        (config.Ternary("fc1/kernel", "ttq", 0.1), "TrainedTernary"),
-    ],
-)
-def test_recipe_knows_low_bit_weights(technique, kind):
-    assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
-
-
-def test_bits_fall_along_a_ramp():
-    falling = recipe(config.Weights("fc1/kernel", 3, ramp=config.Ramp(2, 1, 8, "linear")))
-    params = falling.init(kernel())
-    found = [int(falling.update(params, step)["fc1"]["kernel"].bits) for step in (0, 10, 14, 20, 30)]
-    assert found == [8, 8, 6, 3, 3]
-
-
-def test_drawn_roundings_are_handed_on_to_nearest():
-    stage = config.Stage("s", 1, recipe=(config.Weights("fc1/kernel", 3, stochastic=True),))
-    drawn = build.recipe(stage, 10, 0)
-    wrapped = drawn.update(drawn.init(kernel()), 1, key=jax.random.key(0))["fc1"]["kernel"]
-    handed = build.handed_on(stage)({"fc1": {"kernel": wrapped}})["fc1"]["kernel"]
-    nearest = dense(jc.pack({"kernel": wrapped})["kernel"])
-    assert np.any(dense(wrapped) != nearest)
-    np.testing.assert_array_equal(dense(handed), nearest)
-
-
-@pytest.mark.parametrize("test", ["weights", "signs"])
-def test_noise_of_training_is_not_handed_on(test):
-    noise = config.Binary("fc1/kernel", stochastic=True, test=test)
-    stage = config.Stage("s", 1, recipe=(noise, config.Weights("fc1/bias", 4)))
-    params = {"fc1": kernel()["fc1"] | {"bias": jnp.ones(6)}}
-    drawn = build.recipe(stage, 10, 0)
-    wrapped = drawn.update(drawn.init(params), 1, key=jax.random.key(0))
-    weight = wrapped["fc1"]["kernel"].weight
-    signs = np.where(weight >= 0, 1, -1)
-    assert np.any(dense(wrapped["fc1"]["kernel"]) != signs)
-    handed = build.handed_on(stage)(wrapped)
-    assert isinstance(handed["fc1"]["bias"], FakeQuantized)
-    np.testing.assert_array_equal(dense(handed["fc1"]["kernel"]), weight if test == "weights" else signs)
 
 
 def test_initial_statistics_stand_beside_the_weights():
@@ -254,25 +181,6 @@ def test_statistics_are_folded_into_the_graph_of_a_device():
     (w1, b1), (w2, b2) = ([np.float64(weights[name][part]) for part in ("kernel", "bias")] for name in ("fc1", "fc2"))
     x = np.maximum(np.float64(images).reshape(len(images), -1) @ w1 + b1, 0) @ w2 + b2
     np.testing.assert_allclose(predict(shifted, images), x, rtol=1e-4, atol=1e-5)
-
-
-def test_ramp_counts_in_epochs():
-    ramp = config.Ramp(end=2.0, begin=1.0, initial=0.0, shape="linear")
-    transform = recipe(config.Magnitude("fc1/kernel", 0.5, ramp, every=5), epoch_steps=10)
-    params, update = transform.init(kernel()), jax.jit(transform.update)
-    removed = []
-    for step in range(1, 31):
-        params = update(params, step)
-        removed.append(int((~params["fc1"]["kernel"].mask).sum()))
-    assert removed[8] == removed[9] == 0  # until the end of epoch 1
-    assert removed[14] == 12 and removed[19] == removed[29] == 24  # half way, and from the end of epoch 2 on
-
-
-def test_random_codebook_follows_the_seed():
-    spec = config.Codebook("fc1/kernel", 2, "random")
-    one, same, other = (recipe(spec, seed=s).init(kernel())["fc1"]["kernel"].centroids for s in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert np.any(np.asarray(one) != np.asarray(other))
 
 
 def test_images_too_small_for_the_model_are_refused():

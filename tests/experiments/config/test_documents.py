@@ -14,6 +14,7 @@ from experiments.config import (
     SVD,
     Binary,
     Codebook,
+    Connections,
     Data,
     Distill,
     DoReFa,
@@ -94,6 +95,7 @@ TABLE = Table(
                     recipe=(
                         LSQ("fc/kernel", 3, "channel"),
                         DoReFa("block1/conv1/kernel", 2),
+                        Connections("block2/conv1/kernel", 0.5, "grasp"),
                         Float8("block2/conv2/kernel", "e5m2"),
                         Binary("block1/conv2/kernel", "xnor"),
                         Ternary("block2/conv1/kernel", "ttq", 0.1),

@@ -1,0 +1,93 @@
+"""What training a stage needs, and the parameters that it begins with."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcompress as jc
+from experiments import build, config, recipes, scoring, train
+from experiments.activations import with_ranges
+from experiments.data import Dataset, drawn
+from experiments.variables import split
+from jaxcompress.arrays import densify
+
+_RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
+
+
+def training(experiment: config.Experiment) -> config.Stage:
+    """Returns the last stage of an experiment, which must be one that trains."""
+    stage = experiment.stages[-1]
+    if not isinstance(stage, config.Stage):
+        raise ValueError(f"stage {stage.name!r} does not train")
+    return stage
+
+
+class Plan(NamedTuple):
+    """Holds what training one stage needs besides its state.
+
+    ``begin(params, rewound)`` makes the first state of what the stage before made and, for a stage that rewinds, of the
+    weights that it rewinds to.
+    """
+
+    program: Callable[..., tuple[train.State, jax.Array]]
+    logits: Callable[[Any, jax.Array], jax.Array]
+    examples: train.Examples
+    key: jax.Array
+    begin: Callable[[Any, Any], train.State]
+    handed_on: Callable[[Any], Any]
+
+    @classmethod
+    def of(cls, experiment: config.Experiment, data: Dataset, teacher: np.ndarray) -> "Plan":
+        """Builds the last stage of an experiment."""
+        stage = training(experiment)
+        size = len(data.train.labels)
+        if not 0 < stage.batch <= size:
+            raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
+        if stage.select == "best-validation" and not len(data.validation.labels):
+            raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
+        if stage.select == "best-validation" and any(getattr(t, "ramp", None) for t in stage.recipe):
+            raise ValueError(f"stage {stage.name!r} raises its sparsity: its best epoch would be one before the end")
+        epoch_steps = size // stage.batch
+        optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
+        recipe = recipes.recipe(stage, epoch_steps, experiment.seed)
+        objective = train.Objective(labels=stage.loss)
+        if stage.distill is not None:
+            objective = train.Objective(stage.distill.weight, stage.distill.temperature, stage.loss)
+        of_model = (experiment.model, data.classes, experiment.activations)
+        examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
+        return cls(
+            train.epoch_program(build.trainer(*of_model), optimiser, recipe, objective, stage.batch),
+            build.predictor(*of_model),
+            examples,
+            build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
+            lambda params, rewound: train.begin(_begun(experiment, data, epoch_steps, params, rewound), optimiser),
+            recipes.handed_on(stage),
+        )
+
+
+def _begun(experiment: config.Experiment, data: Dataset, epoch_steps: int, params: Any, rewound: Any) -> Any:
+    """Applies the recipe of the last stage to the parameters that it starts from."""
+    weights, statistics = split(params)
+
+    def scores(technique: config.Connections, weights: Any) -> jc.prune.scores.Scores:
+        return scoring.scores(technique, experiment, data, weights | statistics)
+
+    recipe = recipes.recipe(training(experiment), epoch_steps, experiment.seed, scores)
+    if rewound is None:
+        return _ranged(experiment, data, recipe.init(weights) | statistics)
+    # Removed weights are zeros in the dense arrays, so that ranked anew they are the first to go.
+    masked = recipe.init(densify(weights))
+    weights, statistics = split(rewound)
+    return _ranged(experiment, data, jc.prune.rewind(masked, densify(weights)) | statistics)
+
+
+def _ranged(experiment: config.Experiment, data: Dataset, params: Any) -> Any:
+    """Adds the first ranges of activations, from training images drawn by the seed, where an experiment rounds any."""
+    if experiment.activations is None:
+        return params
+    images = jnp.asarray(drawn(data.train, _RANGE_EXAMPLES, experiment.seed).images)
+    module = build.model(experiment.model, data.classes)
+    return with_ranges(module, experiment.activations, params, build.scaled(images))

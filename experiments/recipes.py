@@ -1,0 +1,105 @@
+"""From the techniques of a stage to the transforms that carry them out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+import jaxcompress as jc
+from experiments import config
+from experiments.build import seed_key
+from jaxcompress.arrays import Binary, Dithered
+from jaxcompress.paths import Params
+from jaxcompress.transform import identity_update, rewrite_owned
+
+Score = Callable[[config.Connections, Params], jc.prune.scores.Scores]
+
+
+def recipe(stage: config.Stage, epoch_steps: int, seed: int, score: Score | None = None) -> jc.Transform:
+    """Builds the transforms of a stage; epochs become steps by `epoch_steps`.
+
+    Their `init` needs a `score` where a technique ranks connections, their `update` does not.
+    """
+    return jc.chain(*(_transform(technique, epoch_steps, seed, score) for technique in stage.recipe))
+
+
+def handed_on(stage: config.Stage) -> Callable[[Params], Params]:
+    """Returns what a stage makes of its parameters to validate and hand on: noise of training is left out.
+
+    What was rounded by drawn numbers is rounded to nearest; of signs it may be that the weights behind them are handed
+    on.
+    """
+    drawn = [t for t in stage.recipe if isinstance(t, config.Binary | config.Weights)]
+    signs = {name: isinstance(t, config.Weights) or t.test == "signs" for t in drawn for name in _names(t)}
+
+    def without(params: Params) -> Params:
+        for owner, kept in signs.items():
+            params = rewrite_owned(params, owner, _without_noise if kept else lambda leaf: leaf.weight)
+        return params
+
+    return without
+
+
+def _names(technique: config.Technique) -> tuple[str, ...]:
+    return _transform(technique).names
+
+
+def _without_noise(leaf: Any) -> Any:
+    match leaf:
+        case Binary():
+            return replace(leaf, threshold=jnp.zeros_like(leaf.threshold))
+        case Dithered():
+            return replace(leaf, noise=jnp.zeros_like(leaf.noise))
+        case _:
+            return leaf
+
+
+def _transform(spec: config.Technique, epoch_steps: int = 1, seed: int = 0, score: Score | None = None) -> jc.Transform:
+    match spec:
+        case config.Magnitude():
+            sparsity = spec.sparsity if spec.ramp is None else _ramp(spec.ramp, spec.sparsity, epoch_steps)
+            return jc.prune.magnitude(spec.pattern, sparsity, scope=spec.scope, every=spec.every)
+        case config.Connections():
+            return _connections(spec, score)
+        case config.Threshold():
+            return jc.prune.threshold(spec.pattern, spec.quality)
+        case config.Weights():
+            bits = spec.bits if spec.ramp is None else _ramp(spec.ramp, spec.bits, epoch_steps)
+            options = {name: getattr(spec, name) for name in ("granularity", "group", "symmetric", "stochastic")}
+            return jc.quantize.weights(spec.pattern, bits, **options)
+        case config.Float8():
+            return jc.quantize.float8(spec.pattern, spec.format, granularity=spec.granularity)
+        case config.LSQ():
+            return jc.quantize.lsq(spec.pattern, spec.bits, granularity=spec.granularity, symmetric=True)
+        case config.DoReFa():
+            return jc.quantize.dorefa(spec.pattern, spec.bits)
+        case config.Binary():
+            return jc.quantize.binary(spec.pattern, spec.method, stochastic=spec.stochastic)
+        case config.Ternary():
+            return jc.quantize.ternary(spec.pattern, spec.method, threshold=spec.threshold)
+        case config.Codebook():
+            key = seed_key(seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
+            return jc.quantize.codebook(spec.pattern, spec.bits, initial=spec.initial, key=key)
+        case config.SVD():
+            return jc.factorize.svd(spec.pattern, spec.rank, energy=spec.energy)
+
+
+def _connections(spec: config.Connections, score: Score | None) -> jc.Transform:
+    """Returns the transform that ranks connections by the parameters that it is given, once."""
+
+    def by(scores: jc.prune.scores.Scores | None) -> jc.Transform:
+        return jc.prune.by_score(spec.pattern, spec.sparsity, scores, allocation=spec.allocation)
+
+    def init(params: Params) -> Params:
+        if score is None:
+            raise ValueError(f"connections of {spec.pattern!r} need a score")
+        return by(score(spec, params)).init(params)
+
+    return jc.Transform(by(None).names, init, identity_update)
+
+
+def _ramp(ramp: config.Ramp, final: float, epoch_steps: int) -> jc.schedules.Schedule:
+    shape = {"linear": jc.schedules.linear, "cubic": jc.schedules.cubic}[ramp.shape]
+    begin, end = (round(epochs * epoch_steps) for epochs in (ramp.begin, ramp.end))
+    return shape(ramp.initial, final, begin=begin, end=end)

@@ -1,0 +1,108 @@
+"""A stage begins with what its recipe makes of the parameters before it, or of those that it rewinds to."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcompress as jc
+from experiments import build, config, data, runs, scoring
+from jaxcompress.arrays import dense
+from tests.experiments.test_runs import DENSE
+
+KERNELS = "fc./kernel"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax promotes integers, in its schedules and in Adam."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return runs.Settings(tmp_path_factory.getbasetemp() / "shared" / "runs", None, "disabled")
+
+
+def begun(stages, settings):
+    """Returns the parameters at the start of the last of some stages after DENSE, in the form of training."""
+    experiment = replace(DENSE, stages=(*DENSE.stages, *stages))
+    _, state = runs.start(experiment, runs.dataset(DENSE.data, None), settings)
+    return jc.combine(state.trainable, state.fixed)
+
+
+def magnitude(name, sparsity, **fields):
+    return config.Stage(name, 0, recipe=(config.Magnitude("fc1/kernel", sparsity),), **fields)
+
+
+def test_a_ticket_has_the_masks_of_what_was_trained_and_the_weights_of_the_start(settings):
+    dataset = runs.dataset(DENSE.data, None)
+    trained, first = runs.run(DENSE, settings).params(), build.initial_params(DENSE, dataset)
+    found = begun([magnitude("ticket", 0.75, rewind="initial")], settings)
+    kept = np.sort(np.abs(trained["fc1"]["kernel"]).reshape(-1))[-(found["fc1"]["kernel"].size // 4) :]
+    mask = np.abs(trained["fc1"]["kernel"]) >= kept[0]
+    np.testing.assert_array_equal(found["fc1"]["kernel"].mask, mask)
+    np.testing.assert_array_equal(dense(found["fc1"]["kernel"]), np.where(mask, first["fc1"]["kernel"], 0))
+    np.testing.assert_array_equal(dense(found["fc2"]["kernel"]), first["fc2"]["kernel"])
+
+
+def test_weights_may_rewind_to_a_stage_or_be_drawn_anew(settings):
+    dataset = runs.dataset(DENSE.data, None)
+    first = build.initial_params(DENSE, dataset)["fc2"]["kernel"]
+    trained = runs.run(DENSE, settings).params()["fc2"]["kernel"]
+    to_stage = begun([magnitude("late", 0.5, rewind=DENSE.stages[-1].name)], settings)["fc2"]["kernel"]
+    np.testing.assert_array_equal(to_stage, trained)
+    drawn = begun([magnitude("control", 0.5, rewind="random")], settings)["fc2"]["kernel"]
+    assert not np.any(drawn == first) and not np.any(drawn == trained)
+
+
+def test_what_was_removed_in_one_round_stays_removed_in_the_next(settings):
+    rounds = [magnitude(f"round {i}", 1 - 0.5**i, rewind="initial") for i in (1, 2, 3)]
+    masks = [begun(rounds[:i], settings)["fc1"]["kernel"].mask for i in (1, 2, 3)]
+    sizes = [int(mask.sum()) for mask in masks]
+    assert sizes == [masks[0].size // 2, masks[0].size // 4, masks[0].size // 8]
+    assert not np.any(masks[1] & ~masks[0]) and not np.any(masks[2] & ~masks[1])
+
+
+@pytest.mark.parametrize("score", ["snip", "grasp", "synflow", "magnitude", "random"])
+def test_connections_are_scored_on_training_images_before_training(settings, score):
+    technique = config.Connections(KERNELS, 0.8, score, examples=50)
+    experiment = replace(DENSE, stages=(config.Stage("sparse", 0, recipe=(technique,)),))
+    plan, state = runs.start(experiment, runs.dataset(DENSE.data, None), settings)
+    masks = [
+        leaf.mask for leaf in jax.tree.leaves(state.fixed, is_leaf=lambda x: hasattr(x, "mask")) if leaf is not None
+    ]
+    size = sum(mask.size for mask in masks)
+    assert sum(int(mask.sum()) for mask in masks) == size - round(0.8 * size)
+    assert int(plan.begin(build.initial_params(experiment, runs.dataset(DENSE.data, None)), None).step) == 0
+
+
+def test_snip_is_gradient_times_weight_on_the_images_drawn():
+    dataset = runs.dataset(DENSE.data, None)
+    params = build.initial_params(DENSE, dataset)
+    found = scoring.scores(config.Connections(KERNELS, 0.5, examples=30), DENSE, dataset, params)
+    examples = data.drawn(dataset.train, 30, DENSE.seed)
+    module = build.model(DENSE.model, dataset.classes)
+
+    def loss(params):
+        logits = module.apply({"params": params}, examples.images.astype(np.float32) / 255)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(examples.labels)).mean()
+
+    grads = jax.grad(loss)(params)
+    products = {f"{name}/kernel": np.abs(grads[name]["kernel"] * params[name]["kernel"]) for name in ("fc1", "fc2")}
+    total = sum(product.sum() for product in products.values())
+    for path, product in products.items():
+        np.testing.assert_allclose(found[path], product / total, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["later", "nowhere"])
+def test_a_stage_rewinds_only_to_one_before_it(name):
+    stages = (config.Stage("one", 1), config.Stage("two", 1, rewind=name), config.Stage("later", 1))
+    with pytest.raises(
+        ValueError, match=f"stage 'two' rewinds to '{name}'; a later stage can, to one of initial, random, one"
+    ):
+        replace(DENSE, stages=stages)

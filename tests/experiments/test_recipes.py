@@ -1,0 +1,129 @@
+"""The techniques of a stage become transforms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcompress as jc
+from experiments import config, recipes
+from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked, dense
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax promotes integers, in its schedules and in Adam."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def recipe(*techniques, seed=0, epoch_steps=10):
+    return recipes.recipe(config.Stage("s", 1, recipe=techniques), epoch_steps, seed)
+
+
+def kernel():
+    return {"fc1": {"kernel": jax.random.normal(jax.random.key(1), (8, 6))}}
+
+
+def test_recipe_wraps_in_order():
+    techniques = (
+        config.SVD("fc1/kernel", rank=2),
+        config.Magnitude("fc1/kernel/u", 0.5),
+        config.Weights("fc1/kernel/v", 4),
+    )
+    leaf = recipe(*techniques).init(kernel())["fc1"]["kernel"]
+    assert isinstance(leaf, LowRank) and isinstance(leaf.u, Masked) and isinstance(leaf.v, FakeQuantized)
+    assert leaf.rank == 2 and int(leaf.v.bits) == 4 and int(leaf.u.mask.sum()) == 8
+
+
+def test_recipe_knows_threshold_and_codebook():
+    assert isinstance(recipe(config.Threshold("fc1/kernel", 1.0)).init(kernel())["fc1"]["kernel"], Masked)
+    for initial in ("linear", "density", "random"):
+        leaf = recipe(config.Codebook("fc1/kernel", 2, initial)).init(kernel())["fc1"]["kernel"]
+        assert isinstance(leaf, Clustered) and leaf.centroids.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "technique, kind",
+    [
+        (config.Weights("fc1/kernel", 4, "group", group=4), "FakeQuantized"),
+        (config.Weights("fc1/kernel", 4, stochastic=True), "Dithered"),
+        (config.Float8("fc1/kernel", "e5m2", "channel"), "Float8"),
+        (config.LSQ("fc1/kernel", 3), "LearnedStep"),
+        (config.DoReFa("fc1/kernel", 2), "DoReFa"),
+        (config.Binary("fc1/kernel", stochastic=True), "Binary"),
+        (config.Binary("fc1/kernel", "xnor"), "ScaledBinary"),
+        (config.Ternary("fc1/kernel"), "Ternary"),
+        (config.Ternary("fc1/kernel", "ttq", 0.1), "TrainedTernary"),
+    ],
+)
+def test_recipe_knows_low_bit_weights(technique, kind):
+    assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
+
+
+def test_bits_fall_along_a_ramp():
+    falling = recipe(config.Weights("fc1/kernel", 3, ramp=config.Ramp(2, 1, 8, "linear")))
+    params = falling.init(kernel())
+    found = [int(falling.update(params, step)["fc1"]["kernel"].bits) for step in (0, 10, 14, 20, 30)]
+    assert found == [8, 8, 6, 3, 3]
+
+
+def test_drawn_roundings_are_handed_on_to_nearest():
+    stage = config.Stage("s", 1, recipe=(config.Weights("fc1/kernel", 3, stochastic=True),))
+    drawn = recipes.recipe(stage, 10, 0)
+    wrapped = drawn.update(drawn.init(kernel()), 1, key=jax.random.key(0))["fc1"]["kernel"]
+    handed = recipes.handed_on(stage)({"fc1": {"kernel": wrapped}})["fc1"]["kernel"]
+    nearest = dense(jc.pack({"kernel": wrapped})["kernel"])
+    assert np.any(dense(wrapped) != nearest)
+    np.testing.assert_array_equal(dense(handed), nearest)
+
+
+@pytest.mark.parametrize("test", ["weights", "signs"])
+def test_noise_of_training_is_not_handed_on(test):
+    noise = config.Binary("fc1/kernel", stochastic=True, test=test)
+    stage = config.Stage("s", 1, recipe=(noise, config.Weights("fc1/bias", 4)))
+    params = {"fc1": kernel()["fc1"] | {"bias": jnp.ones(6)}}
+    drawn = recipes.recipe(stage, 10, 0)
+    wrapped = drawn.update(drawn.init(params), 1, key=jax.random.key(0))
+    weight = wrapped["fc1"]["kernel"].weight
+    signs = np.where(weight >= 0, 1, -1)
+    assert np.any(dense(wrapped["fc1"]["kernel"]) != signs)
+    handed = recipes.handed_on(stage)(wrapped)
+    assert isinstance(handed["fc1"]["bias"], FakeQuantized)
+    np.testing.assert_array_equal(dense(handed["fc1"]["kernel"]), weight if test == "weights" else signs)
+
+
+def test_ramp_counts_in_epochs():
+    ramp = config.Ramp(end=2.0, begin=1.0, initial=0.0, shape="linear")
+    transform = recipe(config.Magnitude("fc1/kernel", 0.5, ramp, every=5), epoch_steps=10)
+    params, update = transform.init(kernel()), jax.jit(transform.update)
+    removed = []
+    for step in range(1, 31):
+        params = update(params, step)
+        removed.append(int((~params["fc1"]["kernel"].mask).sum()))
+    assert removed[8] == removed[9] == 0  # until the end of epoch 1
+    assert removed[14] == 12 and removed[19] == removed[29] == 24  # half way, and from the end of epoch 2 on
+
+
+def test_random_codebook_follows_the_seed():
+    spec = config.Codebook("fc1/kernel", 2, "random")
+    one, same, other = (recipe(spec, seed=s).init(kernel())["fc1"]["kernel"].centroids for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.any(np.asarray(one) != np.asarray(other))
+
+
+def test_connections_are_ranked_once_by_the_scores_given():
+    technique = config.Connections("fc1/kernel", 0.5, "snip")
+    asked = []
+
+    def score(technique, params):
+        asked.append(technique)
+        return {"fc1/kernel": jnp.arange(48.0).reshape(8, 6)}
+
+    pruned = recipes.recipe(config.Stage("s", 1, recipe=(technique,)), 10, 0, score)
+    params = pruned.init(kernel())
+    assert asked == [technique]
+    np.testing.assert_array_equal(params["fc1"]["kernel"].mask, np.arange(48).reshape(8, 6) >= 24)
+    assert pruned.update(params, 5) is params
+    with pytest.raises(ValueError, match="connections of 'fc1/kernel' need a score"):
+        recipe(technique).init(kernel())
