@@ -10,7 +10,7 @@ import pytest
 
 import jaxcompress as jc
 from experiments import build, config, data, runs, scoring
-from jaxcompress.arrays import dense
+from jaxcompress.arrays import Masked, dense, is_compressed
 from tests.experiments.test_runs import DENSE
 
 KERNELS = "fc./kernel"
@@ -73,9 +73,8 @@ def test_connections_are_scored_on_training_images_before_training(settings, sco
     technique = config.Connections(KERNELS, 0.8, score, examples=50)
     experiment = replace(DENSE, stages=(config.Stage("sparse", 0, recipe=(technique,)),))
     plan, state = runs.start(experiment, runs.dataset(DENSE.data, None), settings)
-    masks = [
-        leaf.mask for leaf in jax.tree.leaves(state.fixed, is_leaf=lambda x: hasattr(x, "mask")) if leaf is not None
-    ]
+    leaves = jax.tree.leaves(jc.combine(state.trainable, state.fixed), is_leaf=is_compressed)
+    masks = [leaf.mask for leaf in leaves if isinstance(leaf, Masked)]
     size = sum(mask.size for mask in masks)
     assert sum(int(mask.sum()) for mask in masks) == size - round(0.8 * size)
     assert int(plan.begin(build.initial_params(experiment, runs.dataset(DENSE.data, None)), None).step) == 0
@@ -102,7 +101,6 @@ def test_snip_is_gradient_times_weight_on_the_images_drawn():
 @pytest.mark.parametrize("name", ["later", "nowhere"])
 def test_a_stage_rewinds_only_to_one_before_it(name):
     stages = (config.Stage("one", 1), config.Stage("two", 1, rewind=name), config.Stage("later", 1))
-    with pytest.raises(
-        ValueError, match=f"stage 'two' rewinds to '{name}'; a later stage can, to one of initial, random, one"
-    ):
+    words = f"stage 'two' rewinds to '{name}'; a later stage can, to one of initial, random, one"
+    with pytest.raises(ValueError, match=words):
         replace(DENSE, stages=stages)
