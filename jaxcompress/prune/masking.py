@@ -52,11 +52,7 @@ def by_score(
     fit, or that have no score of their shape.
     """
     schedule = checked_sparsity(pattern, sparsity)
-    if allocation not in get_args(Allocation):
-        known = ", ".join(get_args(Allocation))
-        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} is not one of {known}")
-    if isinstance(structure, Runs) and allocation != "uniform":
-        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} needs no runs, which are all pruned alike")
+    check_allocation(pattern, allocation, structure)
     if isinstance(score, Mapping):
         _check_numbers(score)
     owner = name or f"by_score[{pattern}]"
@@ -117,6 +113,15 @@ def checked_sparsity(pattern: str, sparsity: Schedule | float) -> Schedule:
         if not isinstance(value, Tracer) and not 0.0 <= float(value) <= 1.0:
             raise ValueError(f"sparsity {float(value):g} for pattern {pattern!r} is not a fraction in [0, 1]")
     return schedule
+
+
+def check_allocation(pattern: str, allocation: str, structure: Structure) -> None:
+    """Raises ValueError for an unknown allocation and for one that does not go with the structure."""
+    if allocation not in get_args(Allocation):
+        known = ", ".join(get_args(Allocation))
+        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} is not one of {known}")
+    if isinstance(structure, Runs) and allocation != "uniform":
+        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} needs no runs, which are all pruned alike")
 
 
 def masked(path: str, leaf: Any, owner: str) -> Any:
