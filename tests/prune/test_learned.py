@@ -124,7 +124,7 @@ def test_a_second_init_keeps_masks():
     [
         (lambda: straight_through("w", 1.1), "sparsity 1.1 for pattern 'w'"),
         (lambda: straight_through("w", 0.5, decay=-1.0), "decay -1.0 for pattern 'w'"),
-        (lambda: straight_through("w", 0.5, structure=Runs(2), allocation="erk"), "no runs"),
+        (lambda: straight_through("w", 0.5, structure=Runs(2), allocation="erk"), "not for Runs"),
         (lambda: straight_through("w", 0.5).init({"w": jnp.arange(4)}), "w of dtype int32"),
         (lambda: straight_through("v", 0.5).init({"w": W}), "'v' matches no parameter"),
         (lambda: sr_ste("w", 4, 2), "4:2 for pattern 'w'"),
