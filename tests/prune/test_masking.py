@@ -114,12 +114,11 @@ def test_every_run_keeps_its_n_largest(n, m, axis):
 @given(st.integers(0, 99), st.floats(0, 1, width=32))
 def test_every_output_keeps_the_same_number(seed, sparsity):
     masks = by_score("a|b", sparsity, structure=PerOutput()).init(params(seed))
-    assert set(np.sum(masks["a"].mask, axis=0)) == {8 - round(sparsity * 8)}
-    assert set(np.sum(masks["b"].mask, axis=(0, 1))) == {16 - round(sparsity * 16)}
-    for o in range(12):
-        scores = np.abs(masks["a"].weight[:, o])
-        kept = np.argsort(-scores, kind="stable")[: 8 - round(sparsity * 8)]
-        assert set(np.flatnonzero(masks["a"].mask[:, o])) == set(kept)
+    a, b = (np.asarray(masks[name].mask) for name in "ab")
+    left = lambda size: size - round(sparsity * size)
+    assert set(a.sum(0)) == {left(8)} and set(b.sum((0, 1))) == {left(16)}
+    for kept, column in zip(a.T, np.abs(np.asarray(masks["a"].weight)).T, strict=True):
+        assert set(np.flatnonzero(kept)) == set(np.argsort(-column, kind="stable")[: left(8)])
 
 
 def test_n_m_waits_for_its_step_and_a_schedule_steps_down_by_one():
