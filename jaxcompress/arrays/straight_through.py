@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from jax import Array
 
-from jaxcompress.arrays.base import CompressedArray, TrainingForm, compressed, dense, fixed, stacked, static
-from jaxcompress.arrays.binary import by_layer
+from jaxcompress.arrays.base import CompressedArray, TrainingForm, by_layer, compressed, dense, fixed, stacked, static
 from jaxcompress.arrays.masked import Masked
 from jaxcompress.numerics import straight_through
 
