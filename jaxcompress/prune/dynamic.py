@@ -83,10 +83,11 @@ def sparse_evolution(
     _check_decay(pattern, fraction, 1 if end is None else end)
 
     def grow(params: Params, step: Array | int, batch: Any) -> list[Array]:
-        return _drawn([leaf.shape for leaf in owned(params, owner)], jax.random.fold_in(key, step))
+        return _drawn([leaf.shape for leaf in owned(params, owner)], jax.random.fold_in(later, step))
 
+    first, later = jax.random.split(key)
     share = optax.constant_schedule(fraction)
-    return _dynamic(pattern, sparsity, key, allocation, every, end, share, grow, owner)
+    return _dynamic(pattern, sparsity, first, allocation, every, end, share, grow, owner)
 
 
 def exchange(leaf: Masked, growth: Array, fraction: Array | float) -> Masked:
