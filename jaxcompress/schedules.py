@@ -57,6 +57,26 @@ def cyclic(low: float, high: float, *, period: int, begin: int = 0) -> Schedule:
     return schedule
 
 
+def alternating(high: float, *, begin: int, end: int, high_steps: int, low_steps: int) -> Schedule:
+    """Takes turns between `high`, first, and 0 from step `begin` on; it is 0 before, and `high` from `end` on.
+
+    The phases of AC/DC (Peste et al. 2021, arXiv:2106.12379): a dense one, compressed and dense ones in turn, and a
+    compressed one at last.
+    """
+    _check_step("begin", begin)
+    if end < begin:
+        raise ValueError(f"the schedule ends at step {end}, which is before its begin at step {begin}")
+    if high_steps < 1 or low_steps < 1:
+        raise ValueError(f"phases of {high_steps} and {low_steps} steps are too short; each is at least 1")
+
+    def schedule(step: Array | int) -> Array:
+        step = jnp.asarray(step)
+        turn = (step - begin) % (high_steps + low_steps) < high_steps
+        return jnp.where((step >= end) | ((step >= begin) & turn), jnp.float32(high), jnp.float32(0))
+
+    return schedule
+
+
 def _polynomial(initial: float, final: float, begin: int, end: int, power: int) -> Schedule:
     _check_step("begin", begin)
     if end <= begin:

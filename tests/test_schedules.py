@@ -105,3 +105,17 @@ def test_schedules_trace_and_give_the_same_values_under_vmap(schedule):
     steps = jnp.arange(10)
     batched = jax.jit(jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32)))(steps)
     np.testing.assert_allclose(batched, values(schedule, range(10)), rtol=1e-6)
+
+
+def test_alternating_phases_by_hand():
+    schedule = schedules.alternating(0.75, begin=2, end=9, high_steps=2, low_steps=3)
+    assert [float(schedule(step)) for step in range(11)] == [0.0, 0, 0.75, 0.75, 0, 0, 0, 0.75, 0.75, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"begin": -1}, "begin=-1"), ({"end": 1}, "ends at step 1"), ({"low_steps": 0}, "phases of 2 and 0 steps")],
+)
+def test_alternating_phases_that_are_none_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.alternating(0.5, **{"begin": 2, "end": 9, "high_steps": 2, "low_steps": 3, **changes})

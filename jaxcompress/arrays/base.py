@@ -161,6 +161,11 @@ def stacked(leaf: Any) -> Any:
     return leaf.dense() if sliced is None else sliced
 
 
+def by_layer(setting: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns a scalar setting as one for each layer of a stack of `shape`."""
+    return setting if setting.ndim else jnp.broadcast_to(setting, shape[:1])
+
+
 def densify(params: Any) -> Any:
     """Replaces every compressed leaf of a tree by the array it means."""
     return jax.tree.map(dense, params, is_leaf=is_compressed)

@@ -6,10 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcompress.arrays.base import CompressedArray, TrainingForm, compressed, dense, fixed, stacked, static
+from jaxcompress.arrays.base import CompressedArray, TrainingForm, by_layer, compressed, dense, fixed, stacked, static
 from jaxcompress.arrays.clustered import Clustered
 from jaxcompress.arrays.masked import Masked
 from jaxcompress.arrays.quantized import Quantized
+from jaxcompress.arrays.straight_through import Movement, StraightThrough
 from jaxcompress.numerics import binary
 
 
@@ -133,15 +134,10 @@ class TrainedTernary(TrainingForm):
 
 def kept(weight: Any) -> Array | None:
     """Returns which entries the masks around a weight leave, or None where there is no mask."""
-    if not isinstance(weight, Masked):
+    if not isinstance(weight, Masked | StraightThrough | Movement):
         return None
     inner = kept(weight.weight)
     return weight.mask if inner is None else weight.mask & inner
-
-
-def by_layer(setting: Array, shape: tuple[int, ...]) -> Array:
-    """Returns a scalar setting as one for each layer of a stack of `shape`."""
-    return setting if setting.ndim else jnp.broadcast_to(setting, shape[:1])
 
 
 def packed(integers: tuple[Array, Array, Array], bits: int, dtype: Any) -> Quantized:

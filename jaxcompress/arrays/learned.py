@@ -5,8 +5,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcompress.arrays.base import CompressedArray, TrainingForm, compressed, dense, fixed, stacked, static
-from jaxcompress.arrays.binary import by_layer, kept, packed
+from jaxcompress.arrays.base import CompressedArray, TrainingForm, by_layer, compressed, dense, fixed, stacked, static
+from jaxcompress.arrays.binary import kept, packed
 from jaxcompress.arrays.clustered import Clustered
 from jaxcompress.arrays.masked import Masked
 from jaxcompress.arrays.quantized import Quantized

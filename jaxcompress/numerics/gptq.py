@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Bool, Float, Int8
 
 from jaxcompress.numerics import affine
+from jaxcompress.numerics.second_moment import inverse_factor
 
 Order = Literal["natural", "activation"]
 _BLOCK = 128  # inputs whose updates of the later ones are put off and done in one product (section 3.3, step 2)
@@ -73,27 +74,12 @@ def _gptq(
 ) -> tuple[Array, Bool[Array, ""]]:
     weight, moment = weight.astype(jnp.float32), moment.astype(jnp.float32)
     if order == "natural":
-        upper = _inverse_factor(moment, damping)
+        upper = inverse_factor(moment, damping)
         return _round_rows(weight, upper, scale, zero_point, bits, symmetric), jnp.all(jnp.isfinite(upper))
     first = jnp.argsort(-jnp.diag(moment), stable=True)
-    upper = _inverse_factor(moment[first][:, first], damping)
+    upper = inverse_factor(moment[first][:, first], damping)
     codes = _round_rows(weight[first], upper, scale[first], zero_point[first], bits, symmetric)
     return codes[jnp.argsort(first)], jnp.all(jnp.isfinite(upper))
-
-
-def _inverse_factor(moment: Array, damping: Array | float) -> Array:
-    # Returns the upper U, up to a common factor, with U^T U the inverse of the damped moment. With the order of the
-    # axes reversed a lower Cholesky factor becomes an upper R with R R^T = moment, and U = R^-1.
-    diagonal = jnp.diag(moment)
-    # To a peak in [0.5, 1) by a power of two: a quotient would turn into a product, whose factor may underflow.
-    _, exponent = jnp.frexp(jnp.max(diagonal))
-    moment = jnp.ldexp(moment, -exponent)
-    dead = diagonal == 0
-    mean = jnp.sum(jnp.diag(moment)) / jnp.maximum(jnp.sum(~dead, dtype=moment.dtype), 1.0)
-    mean = jnp.where(mean > 0, mean, 1.0)
-    damped = moment + jnp.diag(jnp.where(dead, mean, damping * mean))
-    factor = jnp.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    return jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=False)
 
 
 def _round_rows(

@@ -1,12 +1,23 @@
 """Pruning: transforms that take weights away."""
 
 from jaxcompress.prune import scores as scores
+from jaxcompress.prune.dynamic import rigl as rigl
+from jaxcompress.prune.dynamic import sparse_evolution as sparse_evolution
+from jaxcompress.prune.learned import ac_dc as ac_dc
+from jaxcompress.prune.learned import movement as movement
+from jaxcompress.prune.learned import sr_ste as sr_ste
+from jaxcompress.prune.learned import straight_through as straight_through
 from jaxcompress.prune.magnitude import magnitude as magnitude
 from jaxcompress.prune.magnitude import threshold as threshold
 from jaxcompress.prune.masking import by_score as by_score
 from jaxcompress.prune.masking import n_m as n_m
+from jaxcompress.prune.moments import mask_moments as mask_moments
 from jaxcompress.prune.patterns import Blocks as Blocks
+from jaxcompress.prune.patterns import PerOutput as PerOutput
 from jaxcompress.prune.patterns import Runs as Runs
 from jaxcompress.prune.patterns import Single as Single
+from jaxcompress.prune.reconstruction import optimal_brain_surgeon as optimal_brain_surgeon
+from jaxcompress.prune.reconstruction import sparsegpt as sparsegpt
+from jaxcompress.prune.reconstruction import wanda as wanda
 from jaxcompress.prune.rewinding import rewind as rewind
 from jaxcompress.prune.rewinding import shuffle_masks as shuffle_masks

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
@@ -12,7 +13,7 @@ from jaxcompress.arrays import Masked, dense
 from jaxcompress.numerics.masks import keep_largest, keep_largest_of_each, kept_count
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation, erk, lamp
-from jaxcompress.prune.patterns import Runs, Single, Structure
+from jaxcompress.prune.patterns import PerOutput, Runs, Single, Structure
 from jaxcompress.prune.weights import Weights, check_prunable
 from jaxcompress.schedules import Schedule, as_schedule, one_shot
 from jaxcompress.transform import Transform, owned, owned_by_path, rewrite_owned
@@ -43,20 +44,17 @@ def by_score(
 
     `allocation` gives every layer the same sparsity (``uniform``), ranks all weights together (``global``), also after
     rescaling (``lamp``; scores must not be negative), or gives thin layers less (``erk``, whose counts are rounded
-    layer by layer). `structure` is what goes together: `prune.Single` weights, `prune.Blocks`, or the same number out
-    of each of `prune.Runs`. Counts are exact, of tiles in blocks; among equals the earlier entry stays.
+    layer by layer). `structure` is what goes together: `prune.Single` weights or `prune.Blocks`; or the same number out
+    of each of `prune.Runs` or `prune.PerOutput`, which are ``uniform``. Counts are exact, of tiles in blocks; among
+    equals the earlier entry stays.
 
     Weights are ranked only when another count is asked for. Raises ValueError for a sparsity outside [0, 1] (a schedule
-    is asked at its first and last step), an unknown allocation, runs that are not ``uniform``, scores that are NaN,
+    is asked at its first and last step), an allocation that is unknown or not for the structure, scores that are NaN,
     and, from `init`, for a pattern without a match, leaves that are not floating-point, that the structure does not
     fit, or that have no score of their shape.
     """
     schedule = checked_sparsity(pattern, sparsity)
-    if allocation not in get_args(Allocation):
-        known = ", ".join(get_args(Allocation))
-        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} is not one of {known}")
-    if isinstance(structure, Runs) and allocation != "uniform":
-        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} needs no runs, which are all pruned alike")
+    check_allocation(pattern, allocation, structure)
     if isinstance(score, Mapping):
         _check_numbers(score)
     owner = name or f"by_score[{pattern}]"
@@ -119,6 +117,16 @@ def checked_sparsity(pattern: str, sparsity: Schedule | float) -> Schedule:
     return schedule
 
 
+def check_allocation(pattern: str, allocation: str, structure: Structure) -> None:
+    """Raises ValueError for an unknown allocation and for one that does not go with the structure."""
+    if allocation not in get_args(Allocation):
+        known = ", ".join(get_args(Allocation))
+        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} is not one of {known}")
+    if isinstance(structure, Runs | PerOutput) and allocation != "uniform":
+        kind = type(structure).__name__
+        raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} is not for {kind}, which is pruned evenly")
+
+
 def masked(path: str, leaf: Any, owner: str) -> Any:
     """Wraps a leaf in a full mask unless it carries one of this owner already."""
     if owned(leaf, owner):
@@ -146,6 +154,8 @@ def top(scores: list[Array], sparsity: Array | float, allocation: Allocation, st
     if isinstance(structure, Runs):
         size, axis = structure.size, structure.axis
         return [keep_largest_of_each(s, kept_count(size, sparsity), size, axis) for s in scores]
+    if isinstance(structure, PerOutput):
+        return [_per_output(s, sparsity) for s in scores]
     units = [structure.units(s) for s in scores]
     sizes = [u.size for u in units]
     if allocation in ("global", "lamp"):
@@ -156,6 +166,14 @@ def top(scores: list[Array], sparsity: Array | float, allocation: Allocation, st
         counts = [kept_count(size, part) for size, part in zip(sizes, each, strict=True)]
         kept = [keep_largest([u], count)[0] for u, count in zip(units, counts, strict=True)]
     return [structure.mask(k, s.shape) for k, s in zip(kept, scores, strict=True)]
+
+
+def _per_output(scores: Array, sparsity: Array | float) -> Array:
+    """Masks all but the highest scores of each index of the last axis."""
+    columns = scores.reshape(-1, scores.shape[-1])
+    count = kept_count(len(columns), sparsity)
+    kept = jax.vmap(lambda column: keep_largest([column], count)[0], in_axes=1, out_axes=1)(columns)
+    return kept.reshape(scores.shape)
 
 
 def _scores(score: Score | None, leaves: dict[str, Masked]) -> list[Array]:

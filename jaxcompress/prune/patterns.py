@@ -1,6 +1,5 @@
 """Sparsity patterns: what is removed together, and where every count is the same."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,9 +81,15 @@ class Runs:
         if shape[self.axis] % self.size:
             raise ValueError(f"runs of {self.size} do not divide axis {self.axis} of {path} of shape {shape}")
 
-    def number(self, shape: tuple[int, ...]) -> int:
-        """Returns how many runs an array of `shape` has."""
-        return math.prod(shape) // self.size
+
+@dataclass(frozen=True)
+class PerOutput:
+    """Removes the same number of weights from every output, the last axis of an array."""
+
+    def check(self, path: str, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, with the path, for an array without axes."""
+        if not shape:
+            raise ValueError(f"{path} is a scalar and has no outputs")
 
 
-Structure = Single | Blocks | Runs
+Structure = Single | Blocks | Runs | PerOutput

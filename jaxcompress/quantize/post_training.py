@@ -11,10 +11,11 @@ from jax import Array
 from jaxcompress.arrays import dense
 from jaxcompress.interpreters.graph import Graph, Node, operate, window_of
 from jaxcompress.interpreters.integers import Grid
-from jaxcompress.interpreters.patches import columns
+from jaxcompress.interpreters.rows import patch_rows
 from jaxcompress.numerics import affine
 from jaxcompress.numerics.adaround import adaround
 from jaxcompress.numerics.gptq import gptq
+from jaxcompress.numerics.second_moment import second_moment
 from jaxcompress.paths import Params
 from jaxcompress.quantize.activations import fake_quantized_values
 from jaxcompress.quantize.kernels import (
@@ -110,13 +111,10 @@ def _gptq(
 def _moment(node: Node, kernel: Array, x: Array) -> Array:
     """Sums ``outer(row, row)`` over all rows that multiply the kernel; (groups, rows, rows)."""
     if node.window is None:
-        rows = x.reshape(1, -1, x.shape[-1])
-    else:
-        window = window_of(node)
-        found = columns(x, kernel.shape[:2], window.strides, window.padding, window.dilation)
-        by_group = found.reshape(-1, kernel.shape[0] * kernel.shape[1], window.groups, kernel.shape[2])
-        rows = by_group.transpose(2, 0, 1, 3).reshape(window.groups, by_group.shape[0], -1)
-    return jnp.einsum("gni,gnj->gij", rows, rows, precision=jax.lax.Precision.HIGHEST)
+        return second_moment(x.reshape(1, -1, x.shape[-1]))
+    window = window_of(node)
+    options = (window.strides, window.padding, window.dilation, window.groups)
+    return second_moment(patch_rows(x, kernel.shape, *options))
 
 
 def _layer(node: Node, bias: Array, kernel: Array, inputs: Array) -> Array:

@@ -17,9 +17,11 @@ from jaxcompress.arrays import (
     LearnedStep,
     LowRank,
     Masked,
+    Movement,
     Quantized,
     Scaled,
     ScaledBinary,
+    StraightThrough,
     Ternary,
     TrainedTernary,
     data_fields,
@@ -177,6 +179,13 @@ LEAVES = {
     "scaled_of_masked": lambda: scaled(Masked(weight(), mask(), "m")),
     "masked_scaled_fake": lambda: Masked(scaled(fake(weight())), mask(), "m"),
     "quantized_scaled": lambda: scaled(quantized()),
+    "straight_through": lambda: StraightThrough(weight(), mask(), jnp.float32(0.1), "s"),
+    "straight_through_bf16": lambda: StraightThrough(weight(dtype=jnp.bfloat16), mask(), jnp.float32(0.0), "s"),
+    "straight_through_of_masked": lambda: StraightThrough(
+        Masked(weight(), mask(1), "m"), mask(), jnp.float32(0.1), "s"
+    ),
+    "movement": lambda: Movement(weight(), weight(2), mask(), "v"),
+    "movement_bf16": lambda: Movement(weight(dtype=jnp.bfloat16), weight(2), mask(), "v"),
     "masked_trained_ternary": lambda: Masked(trained_ternary(weight()), mask(), "m"),
 }
 ROUNDED = ("fake", "learned", "dorefa", "binary", "ternary", "dithered", "float8", "scaled")

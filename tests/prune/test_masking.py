@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import chain, densify, quantize, schedules
 from jaxcompress.arrays import Masked
-from jaxcompress.prune import Blocks, Runs, by_score, n_m
+from jaxcompress.prune import Blocks, PerOutput, Runs, by_score, n_m
 from jaxcompress.prune.allocation import lamp
 
 SHAPES = {"a": (8, 12), "b": (4, 4, 4), "c": (16,)}
@@ -110,6 +110,17 @@ def test_every_run_keeps_its_n_largest(n, m, axis):
     np.testing.assert_array_equal(runs, expected)
 
 
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 99), st.floats(0, 1, width=32))
+def test_every_output_keeps_the_same_number(seed, sparsity):
+    masks = by_score("a|b", sparsity, structure=PerOutput()).init(params(seed))
+    a, b = (np.asarray(masks[name].mask) for name in "ab")
+    left = lambda size: size - round(sparsity * size)
+    assert set(a.sum(0)) == {left(8)} and set(b.sum((0, 1))) == {left(16)}
+    for kept, column in zip(a.T, np.abs(np.asarray(masks["a"].weight)).T, strict=True):
+        assert set(np.flatnonzero(kept)) == set(np.argsort(-column, kind="stable")[: left(8)])
+
+
 def test_n_m_waits_for_its_step_and_a_schedule_steps_down_by_one():
     tree = {"a": jnp.arange(1.0, 9.0).reshape(8, 1)}
     transform = n_m("a", 2, 4, at=3)
@@ -136,7 +147,9 @@ def test_a_mask_stands_while_its_count_does():
         (lambda: by_score("a", 1.5), r"sparsity 1.5 for pattern 'a' .*\[0, 1\]"),
         (lambda: by_score("a", schedules.cubic(0.0, -0.5, end=4)), "sparsity -0.5"),
         (lambda: by_score("a", 0.5, allocation="even"), "allocation 'even' .* uniform, global, erk, lamp"),
-        (lambda: by_score("a", 0.5, structure=Runs(4), allocation="global"), "allocation 'global' .* no runs"),
+        (lambda: by_score("a", 0.5, structure=Runs(4), allocation="global"), "allocation 'global' .* not for Runs"),
+        (lambda: by_score("a", 0.5, structure=PerOutput(), allocation="erk"), "not for PerOutput"),
+        (lambda: by_score("a", 0.5, structure=PerOutput()).init({"a": jnp.float32(1)}), "a is a scalar"),
         (lambda: by_score("a", 0.5, {"a": jnp.array([jnp.nan])}), "score of a holds NaN"),
         (lambda: by_score("a", 0.5, {"b": jnp.ones(3)}).init({"a": jnp.ones(3)}), "no score for a; .* b"),
         (lambda: by_score("a", 0.5, {"a": jnp.ones(2)}).init({"a": jnp.ones(3)}), r"score of a has shape \(2,\)"),
