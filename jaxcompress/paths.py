@@ -6,7 +6,7 @@ names of its fields (``conv1/kernel/u``), so that a pattern reaches into the fac
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
 
     Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths.
     """
-    selects = _compile(pattern)
+    selects = compiled(pattern)
     matched = False
 
     def visit(path: str, leaf: Any) -> Any:
@@ -82,13 +82,24 @@ def select(params: Params, pattern: str) -> dict[str, Any]:
     return found
 
 
+def replaced(params: Params, leaves: Mapping[str, Any]) -> Params:
+    """Puts other leaves in the places of those at the paths given; raises ValueError for a path that is not there."""
+    missing = sorted(leaves.keys() - flatten(params).keys())
+    if missing:
+        raise ValueError(f"there is no parameter {missing[0]!r}{did_you_mean(missing[0], list(flatten(params)))}")
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: leaves.get(path_text(keys), leaf), params, is_leaf=is_compressed
+    )
+
+
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """Returns `` (did you mean 'x'?)`` for the closest of `allowed`, or nothing when none is close."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Compiles a pattern; raises ValueError if it is not a regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:
