@@ -64,7 +64,7 @@ def _measured(
     serves: Callable[[Reading], bool] = lambda _: True,
     reader: str = "a product or convolution with a kernel",
 ) -> Scores:
-    chosen = channels._replace(groups=matching(channels, groups))
+    chosen = matching(channels, groups)
 
     @jax.jit
     def scores(params: Params, x: Array) -> Scores:
@@ -72,7 +72,7 @@ def _measured(
         for name, given in readings(apply, params, chosen, x).items():
             values = [measure(reading) for reading in given if serves(reading)]
             if not values:
-                raise ValueError(f"{name} is not read by {reader}; leave it out by the pattern `groups`")
+                raise ValueError(f"{chosen[name].name} is not read by {reader}; leave it out by the pattern `groups`")
             found[name] = sum(values[1:], values[0]) / len(values)
         return found
 

@@ -9,14 +9,20 @@ def name_of(member: Member) -> str:
     return Group((member,)).name
 
 
-def matching(channels: Channels, pattern: str) -> tuple[Group, ...]:
-    """Lists the groups of which `pattern` matches a member, as ``path:axis``.
+def keyed(channels: Channels) -> dict[str | int, Group]:
+    """Returns the groups by name, or by their index where several have one name."""
+    names = [group.name for group in channels.groups]
+    return {i if names.count(n) > 1 else n: g for i, (n, g) in enumerate(zip(names, channels.groups, strict=True))}
+
+
+def matching(channels: Channels, pattern: str) -> dict[str | int, Group]:
+    """Returns, as `keyed` does, the groups of which `pattern` matches a member, as ``path:axis``.
 
     ``conv1/kernel:3`` finds the group that the filters of ``conv1`` belong to, whatever it is named after. Raises
     ValueError if `pattern` is not a regular expression or matches nothing; the message lists the members.
     """
     selects = compiled(pattern)
-    found = tuple(g for g in channels.groups if any(selects.fullmatch(name_of(member)) for member in g.members))
+    found = {key: g for key, g in keyed(channels).items() if any(selects.fullmatch(name_of(m)) for m in g.members)}
     if not found:
         raise ValueError(no_member(channels, pattern))
     return found

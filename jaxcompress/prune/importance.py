@@ -4,7 +4,7 @@ A channel is a slice of several parameters, its members (`jaxcompress.channels`)
 pattern `members` matches, which is held against ``path:axis`` as ``conv1/kernel:3``; by default all arrays of two or
 more axes, so neither biases nor scales and statistics of norms. Kernels count with their outputs and their inputs;
 ``members=r".*kernel:3"`` takes the filters of convolutions alone. Groups of which no member matches get no score, so
-that `select` leaves them whole.
+that `select` leaves them whole. Scores are by the name of a group, or by its index where several have one name.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,9 +19,9 @@ from jaxtyping import Float
 from jaxcompress.arrays import dense, densify
 from jaxcompress.interpreters.channels import Channels, Member
 from jaxcompress.paths import Params, compiled, flatten, replaced
-from jaxcompress.prune.groups import name_of, no_member
+from jaxcompress.prune.groups import keyed, name_of, no_member
 
-Scores = dict[str, Array]  # by the name of a group, a score for each channel: float32, not negative
+Scores = dict[str | int, Array]  # by group, as `groups.keyed`, a score for each channel: float32, not negative
 
 
 def l1(params: Params, channels: Channels, *, members: str | None = None) -> Scores:
@@ -95,7 +95,7 @@ def taylor(
 def random(key: Array, channels: Channels) -> Scores:
     """Draws a score for each channel, uniform in [0, 1): the control that every other score must beat."""
     keys = jax.random.split(key, len(channels.groups))
-    return {g.name: jax.random.uniform(k, (g.channels,)) for g, k in zip(channels.groups, keys, strict=True)}
+    return {n: jax.random.uniform(k, (g.channels,)) for (n, g), k in zip(keyed(channels).items(), keys, strict=True)}
 
 
 def averaged(batches: list[tuple[int, Scores]]) -> Scores:
@@ -121,7 +121,7 @@ def _scores(
     return {name: of(found) for name, found in _matching(params, channels, members).items()}
 
 
-def _matching(params: Params, channels: Channels, members: str | None) -> dict[str, tuple[Member, ...]]:
+def _matching(params: Params, channels: Channels, members: str | None) -> dict[str | int, tuple[Member, ...]]:
     """Returns the members to score of every group that has any."""
     leaves = flatten(params)
     unknown = [m.path for group in channels.groups for m in group.members if m.path not in leaves]
@@ -135,8 +135,8 @@ def _matching(params: Params, channels: Channels, members: str | None) -> dict[s
             return leaves[member.path].ndim > 1
         return pattern.fullmatch(name_of(member)) is not None
 
-    by_group = {group.name: tuple(filter(chosen, group.members)) for group in channels.groups}
-    found = {name: chosen for name, chosen in by_group.items() if chosen}
+    by_group = {key: tuple(filter(chosen, group.members)) for key, group in keyed(channels).items()}
+    found = {key: chosen for key, chosen in by_group.items() if chosen}
     if not found and members is not None:
         raise ValueError(no_member(channels, members))
     if not found:

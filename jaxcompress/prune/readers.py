@@ -1,6 +1,6 @@
 """Where the channels of a group are read: the products and convolutions with a kernel that has them as inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ from jax import Array
 from jax.extend.core import primitives as prim
 
 from jaxcompress.arrays import densify
-from jaxcompress.interpreters.channels import Channels
+from jaxcompress.interpreters.channels import Group
 from jaxcompress.interpreters.uses import Use, uses
 from jaxcompress.paths import Params, flatten
 
@@ -23,15 +23,16 @@ class Reading(NamedTuple):
 
 
 def plain_uses(apply: Callable[..., Any], params: Params, *args: Any) -> dict[str, list[Use]]:
-    """Lists the uses of every weight that the model takes as it stands, not transposed, reshaped or converted."""
+    """Lists the uses of every weight that the model takes as it stands, nowhere transposed, reshaped or converted."""
     params = densify(params)
     leaves = flatten(params)
     found = uses(apply, lambda use: use)(params, *args)
-    plain = {path: [use for use in of if use.weight is leaves[path]] for path, of in found.items()}
-    return {path: of for path, of in plain.items() if of}
+    return {path: of for path, of in found.items() if all(use.weight is leaves[path] for use in of)}
 
 
-def readings(apply: Callable[..., Any], params: Params, channels: Channels, *args: Any) -> dict[str, list[Reading]]:
+def readings(
+    apply: Callable[..., Any], params: Params, groups: Mapping[str | int, Group], *args: Any
+) -> dict[str | int, list[Reading]]:
     """Finds the activations of every group, as the layers that read them are given them; traceable.
 
     That is behind the activation function and the pooling, by one entry for each of the group's readers. Groups that no
@@ -39,22 +40,14 @@ def readings(apply: Callable[..., Any], params: Params, channels: Channels, *arg
     """
     found = plain_uses(apply, params, *args)
     return {
-        group.name: [
+        key: [
             Reading(use.input, place[0], place[1], use)
             for member in group.members
             for use in found.get(member.path, ())
             if (place := _place(use, member.axis, member.indices)) is not None
         ]
-        for group in channels.groups
+        for key, group in groups.items()
     }
-
-
-def input_axes(use: Use) -> tuple[int, ...]:
-    """Returns the axes of a weight along which its inputs stand."""
-    if use.primitive is prim.dot_general_p:
-        (_, contracted), _ = use.params["dimension_numbers"]
-        return tuple(contracted)
-    return (use.params["dimension_numbers"].rhs_spec[1],)
 
 
 def _place(use: Use, axis: int, indices: np.ndarray) -> tuple[int, np.ndarray] | None:

@@ -10,14 +10,14 @@ from jax import Array
 from jaxcompress.interpreters.channels import Channels
 from jaxcompress.numerics.masks import keep_largest, kept_count
 from jaxcompress.paths import did_you_mean
-from jaxcompress.prune.groups import matching
+from jaxcompress.prune.groups import keyed, matching
 
-Kept = dict[str, np.ndarray]  # by the name of a group, whether each channel stays: bool
+Kept = dict[str | int, np.ndarray]  # by group, as scores are, whether each channel stays: bool
 Normalize = Literal["mean", "l2", "none"]
 
 
 def select(
-    scores: Mapping[str, Any],
+    scores: Mapping[Any, Any],
     channels: Channels,
     sparsity: float | Mapping[str, float],
     *,
@@ -58,7 +58,7 @@ def select(
 
 
 def select_within(
-    scores: Mapping[str, Any],
+    scores: Mapping[Any, Any],
     channels: Channels,
     cost: Callable[[Kept], float],
     budget: float,
@@ -93,7 +93,7 @@ def select_within(
 
 
 def _globally(
-    ranked: Mapping[str, Array], channels: Channels, count: int, normalize: str, round_to: int, at_least: int
+    ranked: Mapping[str | int, Array], channels: Channels, count: int, normalize: str, round_to: int, at_least: int
 ) -> Kept:
     masks = keep_largest([_normalized(score, normalize) for score in ranked.values()], count)
     counts = {name: int(mask.sum()) for name, mask in zip(ranked, masks, strict=True)}
@@ -101,10 +101,10 @@ def _globally(
 
 
 def _widened(
-    ranked: Mapping[str, Array], channels: Channels, counts: Mapping[str, int], round_to: int, at_least: int
+    ranked: Mapping[str | int, Array], channels: Channels, counts: Mapping[str | int, int], round_to: int, at_least: int
 ) -> Kept:
     """Keeps the largest of each group, as many as `counts` says or the bounds ask for."""
-    kept = {group.name: np.ones(group.channels, bool) for group in channels.groups}
+    kept: Kept = {key: np.ones(group.channels, bool) for key, group in keyed(channels).items()}
     for name, count in counts.items():
         rounded = -(-max(count, at_least) // round_to) * round_to
         (mask,) = keep_largest([ranked[name]], min(rounded, len(ranked[name])))
@@ -119,13 +119,15 @@ def _normalized(score: Array, normalize: str) -> Array:
     return score / jnp.where(by > 0, by, 1.0)
 
 
-def _by_group(channels: Channels, names: Iterable[str], sparsity: float | Mapping[str, float]) -> dict[str, float]:
+def _by_group(
+    channels: Channels, names: Iterable[str | int], sparsity: float | Mapping[str, float]
+) -> dict[str | int, float]:
     """Returns the fraction to remove of every group that loses any."""
     if not isinstance(sparsity, Mapping):
         return dict.fromkeys(names, _fraction(sparsity, "every group"))
-    found: dict[str, float] = {}
+    found: dict[str | int, float] = {}
     for pattern, fraction in sparsity.items():
-        matches = [group.name for group in matching(channels, pattern)]
+        matches = list(matching(channels, pattern))
         unknown = [name for name in matches if name not in names]
         if unknown:
             raise ValueError(f"pattern {pattern!r} matches {unknown[0]}, which has no scores")
@@ -140,8 +142,8 @@ def _fraction(sparsity: float, of: str) -> float:
 
 
 def _checked(
-    scores: Mapping[str, Any], channels: Channels, scope: str, normalize: str, round_to: int, at_least: int
-) -> dict[str, Array]:
+    scores: Mapping[Any, Any], channels: Channels, scope: str, normalize: str, round_to: int, at_least: int
+) -> dict[str | int, Array]:
     """Returns the scores in the order of the groups."""
     for word, value, allowed in (("scope", scope, ("layer", "global")), ("normalize", normalize, get_args(Normalize))):
         if value not in allowed:
@@ -149,20 +151,19 @@ def _checked(
     for word, number in (("round_to", round_to), ("at_least", at_least)):
         if number < 1:
             raise ValueError(f"{word}={number} must be at least 1")
-    names = [group.name for group in channels.groups]
+    groups = keyed(channels)
+    names = list(map(str, groups))
     if not scores:
         raise ValueError("there are no scores of any group")
     for name in scores:
-        if name not in names:
-            raise ValueError(f"there is no group {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
-    return {
-        group.name: _score(scores[group.name], group.name, group.channels)
-        for group in channels.groups
-        if group.name in scores
-    }
+        if name not in groups:
+            raise ValueError(
+                f"there is no group {name!r}{did_you_mean(str(name), names)}; there are {', '.join(names)}"
+            )
+    return {key: _score(scores[key], key, group.channels) for key, group in groups.items() if key in scores}
 
 
-def _score(score: Any, name: str, count: int) -> Array:
+def _score(score: Any, name: str | int, count: int) -> Array:
     score = jnp.asarray(score, jnp.float32)
     if score.shape != (count,):
         raise ValueError(f"the scores of {name} have the shape {score.shape}; it has {count} channels")
