@@ -1,4 +1,8 @@
 """Pruning: transforms that take weights away."""
 
+from jaxcompress.arrays.sliced import shrunk as shrunk
 from jaxcompress.prune.magnitude import magnitude as magnitude
 from jaxcompress.prune.magnitude import threshold as threshold
+from jaxcompress.prune.removal import mask as mask
+from jaxcompress.prune.removal import remove as remove
+from jaxcompress.prune.removal import remove_from_state as remove_from_state
