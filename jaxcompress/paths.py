@@ -1,17 +1,19 @@
 """Names the leaves of a parameter tree and rewrites those that a pattern selects.
 
 The path of a leaf is its keys joined by ``/`` (``conv1/kernel``). Inside a compressed leaf the path goes on with the
-names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight.
+names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight. What is
+left of a `Sliced` weight has the path of the whole.
 """
 
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 
-from jaxcompress.arrays import CompressedArray, is_compressed
+from jaxcompress.arrays import CompressedArray, Sliced, is_compressed
 
 Params = Any  # a pytree of arrays and CompressedArrays
 
@@ -32,6 +34,8 @@ def names(params: Params) -> list[str]:
     found: list[str] = []
 
     def visit(path: str, leaf: Any) -> Any:
+        if isinstance(leaf, Sliced):
+            return visit(path, leaf.weight)
         found.append(path)
         if isinstance(leaf, CompressedArray):
             leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
@@ -46,7 +50,8 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
     """Replaces each leaf whose path matches `pattern` by ``function(path, leaf)``.
 
     `pattern` is a regular expression that must match the whole path (`re.fullmatch`). The outermost match wins: a leaf
-    that was handed to `function` is not searched again for matches inside it.
+    that was handed to `function` is not searched again for matches inside it. Of a `Sliced` leaf `function` gets what
+    is left, and what it makes of that stays inside.
 
     Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths.
     """
@@ -55,6 +60,8 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
 
     def visit(path: str, leaf: Any) -> Any:
         nonlocal matched
+        if isinstance(leaf, Sliced):
+            return replace(leaf, weight=visit(path, leaf.weight))
         if selects.fullmatch(path):
             matched = True
             return function(path, leaf)

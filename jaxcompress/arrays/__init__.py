@@ -28,3 +28,5 @@ from jaxcompress.arrays.quantized import FakeQuantized as FakeQuantized
 from jaxcompress.arrays.quantized import Quantized as Quantized
 from jaxcompress.arrays.scaled import Scaled as Scaled
 from jaxcompress.arrays.scaled import scale_by as scale_by
+from jaxcompress.arrays.sliced import Sliced as Sliced
+from jaxcompress.arrays.sliced import sliced as sliced

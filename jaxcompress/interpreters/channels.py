@@ -14,8 +14,9 @@ import numpy as np
 from jax.extend import core
 
 from jaxcompress.arrays import densify
+from jaxcompress.interpreters.atoms import FIXED, Atoms, Labels, labels_of
 from jaxcompress.interpreters.base import evaluate, trace
-from jaxcompress.interpreters.labels import FIXED, Atoms, Labels, labels_of, reading
+from jaxcompress.interpreters.labels import reading
 from jaxcompress.paths import Params, flatten
 
 Split = Literal["first", "last"]

@@ -1,11 +1,5 @@
-"""Labels of the entries along every axis of a value, and how each primitive ties them.
+"""How each primitive ties the labels of the entries along the axes of its operands."""
 
-A label is `FIXED` (an entry of the inputs, the outputs, or one that no rule knows), `CONSTANT` (the same all along the
-axis, or a constant, which may go with whatever it meets), or a positive atom. Atoms that must live and die together are
-tied; whatever is tied to `FIXED` stays.
-"""
-
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,82 +9,9 @@ from jax import lax
 from jax.extend import core
 from jax.extend.core import primitives as prim
 
+from jaxcompress.interpreters.atoms import CONSTANT, FIXED, Atoms, Axis, Labels, labels_of
 from jaxcompress.interpreters.base import INLINE, Reading, evaluate
-
-FIXED, CONSTANT = 0, -1
-Axis = np.ndarray  # the labels along one axis, int64
-
-
-class Labels(tuple[Axis, ...]):
-    """Holds the labels along each axis of a value."""
-
-    @classmethod
-    def fixed(cls, shape: Sequence[int]) -> "Labels":
-        """Returns the labels of a value of which no entry may go."""
-        return cls(np.full(n, FIXED) for n in shape)
-
-    @classmethod
-    def constant(cls, shape: Sequence[int]) -> "Labels":
-        """Returns the labels of a constant."""
-        return cls(np.full(n, CONSTANT) for n in shape)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the value."""
-        return tuple(map(len, self))
-
-
-class Atoms:
-    """Ties atoms into sets (a union-find); a set that holds `FIXED` has it as its root."""
-
-    def __init__(self) -> None:
-        self.parents = [FIXED]
-
-    def new(self, shape: Sequence[int]) -> Labels:
-        """Returns the labels of a value all of whose entries are free; an axis of one entry is constant."""
-        return Labels(self._axis(n) for n in shape)
-
-    def _axis(self, size: int) -> Axis:
-        if size == 1:
-            return np.full(1, CONSTANT)
-        first = len(self.parents)
-        self.parents.extend(range(first, first + size))
-        return np.arange(first, first + size)
-
-    def root(self, atom: int) -> int:
-        """Returns the atom that stands for all that `atom` is tied to."""
-        parents = self.parents
-        while parents[atom] != atom:
-            parents[atom] = parents[parents[atom]]
-            atom = parents[atom]
-        return atom
-
-    def tie(self, one: Axis, other: Axis) -> None:
-        """Ties entry by entry, constants left out."""
-        if one is not other:
-            for a, b in zip(one.tolist(), other.tolist(), strict=True):
-                if a >= FIXED and b >= FIXED:
-                    self._unite(a, b)
-
-    def _unite(self, a: int, b: int) -> None:
-        a, b = self.root(a), self.root(b)
-        self.parents[max(a, b)] = min(a, b)
-
-    def fix(self, axes: Sequence[Axis]) -> None:
-        """Fixes every atom along all of `axes`."""
-        for along in axes:
-            for atom in set(along.tolist()):
-                if atom > FIXED:
-                    self._unite(atom, FIXED)
-
-    def free(self, along: Axis) -> bool:
-        """Tells whether any entry along an axis may go."""
-        return any(atom > FIXED and self.root(atom) > FIXED for atom in along.tolist())
-
-
-def labels_of(value: Any) -> Labels:
-    """Returns the labels of a value of a reading; a plain array is a constant."""
-    return value if isinstance(value, Labels) else Labels.constant(np.shape(value))
+from jaxcompress.interpreters.primitives import ELEMENTWISE, matched
 
 
 def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int]) -> Reading:
@@ -104,7 +25,7 @@ def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int
         atoms.fix(axes)
         return [Labels.fixed(out.aval.shape) for out in equation.outvars]  # pyright: ignore (all of them are arrays)
 
-    of_arrays: dict[core.Primitive, Callable[..., Any]] = dict.fromkeys(_ELEMENTWISE, rules.elementwise)
+    of_arrays: dict[core.Primitive, Callable[..., Any]] = dict.fromkeys(ELEMENTWISE, rules.elementwise)
     of_arrays |= dict.fromkeys(_SUMS, rules.summed) | dict.fromkeys(_EXTREMES, rules.reduced)
     of_arrays |= dict.fromkeys(_WINDOWS, rules.windowed)
     of_arrays |= {
@@ -135,15 +56,6 @@ def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int
     )
 
 
-_ELEMENTWISE = [
-    *(prim.add_p, prim.sub_p, prim.mul_p, prim.div_p, prim.max_p, prim.min_p, prim.pow_p, prim.rem_p, prim.atan2_p),
-    *(prim.exp_p, prim.exp2_p, prim.log_p, prim.log1p_p, prim.expm1_p, prim.tanh_p, prim.logistic_p, prim.sqrt_p),
-    *(prim.rsqrt_p, prim.cbrt_p, prim.erf_p, prim.erfc_p, prim.erf_inv_p, prim.neg_p, prim.abs_p, prim.sign_p),
-    *(prim.floor_p, prim.ceil_p, prim.round_p, prim.integer_pow_p, prim.square_p, prim.select_n_p, prim.clamp_p),
-    *(prim.convert_element_type_p, prim.stop_gradient_p, prim.copy_p, prim.gt_p, prim.lt_p, prim.ge_p, prim.le_p),
-    *(prim.eq_p, prim.ne_p, prim.and_p, prim.or_p, prim.not_p, prim.xor_p, prim.is_finite_p, prim.sin_p, prim.cos_p),
-    *(prim.nextafter_p, prim.reduce_precision_p),
-]
 _SUMS = [prim.reduce_sum_p]
 _EXTREMES = [
     *(prim.reduce_max_p, prim.reduce_min_p, prim.reduce_prod_p, prim.argmax_p, prim.argmin_p),
@@ -294,7 +206,7 @@ class _Rules:
         if 0 in sizes:
             return NotImplemented
         out: list[Axis] = []
-        for before, after in _matched([len(along) for along in axes], sizes):
+        for before, after in matched([len(along) for along in axes], sizes):
             out.extend(self._regrouped([axes[i] for i in before], [sizes[j] for j in after]))
         return Labels(out)
 
@@ -349,23 +261,6 @@ class _Rules:
                 self.atoms.fix([a, b])
             else:
                 self.atoms.tie(a, b)
-
-
-def _matched(before: list[int], after: list[int]) -> list[tuple[list[int], list[int]]]:
-    """Pairs runs of axes that hold as many entries, from the first on."""
-    pairs, i, j = [], 0, 0
-    while i < len(before) or j < len(after):
-        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + len(left), j + len(right)
-        while (a := math.prod(before[k] for k in left)) != (b := math.prod(after[k] for k in right)):
-            if a < b:
-                left.append(i)
-                i += 1
-            else:
-                right.append(j)
-                j += 1
-        pairs.append((left, right))
-    return pairs
 
 
 def _convolved(x: Labels, kernel: Labels, params: dict[str, Any]) -> tuple[int, ...]:
