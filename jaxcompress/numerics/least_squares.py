@@ -10,5 +10,5 @@ def minimizer(moment: Float[np.ndarray, "rows rows"], cross: Float[np.ndarray, "
     `moment` is X'X and `cross` X'Y, summed in float32 or better. Directions whose eigenvalue is below the largest one
     times the rows times float32's epsilon hold nothing but rounding, and get none of W.
     """
-    cutoff = len(moment) * np.finfo(np.float32).eps
+    cutoff = float(len(moment) * np.finfo(np.float32).eps)
     return np.linalg.lstsq(np.asarray(moment, np.float64), np.asarray(cross, np.float64), rcond=cutoff)[0]

@@ -3,6 +3,7 @@
 from jaxcompress.arrays.sliced import shrunk as shrunk
 from jaxcompress.prune import activity as activity
 from jaxcompress.prune import importance as importance
+from jaxcompress.prune.compensation import reconstruct as reconstruct
 from jaxcompress.prune.magnitude import magnitude as magnitude
 from jaxcompress.prune.magnitude import threshold as threshold
 from jaxcompress.prune.removal import mask as mask
