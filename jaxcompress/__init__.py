@@ -22,6 +22,7 @@ from jaxcompress.interpreters import smaller as smaller
 from jaxcompress.interpreters import uses as uses
 from jaxcompress.ledger import Ledger as Ledger
 from jaxcompress.ledger import ledger as ledger
+from jaxcompress.statistics import reestimate as reestimate
 from jaxcompress.transform import Transform as Transform
 from jaxcompress.transform import chain as chain
 from jaxcompress.transform import combine as combine

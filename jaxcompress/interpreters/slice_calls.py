@@ -118,7 +118,10 @@ def _derivative(equation: core.JaxprEqn, values: Sequence[Any]) -> core.ClosedJa
     """Writes down what the derivative of a function computes from whole operands and their tangents."""
     invars = [v for v in equation.invars if not isinstance(v, core.Literal)]
     literals = {i: v.val for i, v in enumerate(equation.invars) if isinstance(v, core.Literal)}
-    program = core.Jaxpr((), invars, equation.outvars, [equation], equation.effects)
+    inner = equation.params["call_jaxpr"].jaxpr  # replaced, not made: it holds what public JAX cannot
+    program = inner.replace(
+        constvars=(), invars=invars, outvars=equation.outvars, eqns=[equation], effects=equation.effects
+    )
 
     def whole(*operands: Any) -> list[Any]:
         return eval_jaxpr(program, (), *(x for i, x in enumerate(operands) if i not in literals))

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxcompress.interpreters.channels import Channels
+from jaxcompress.interpreters.cost import macs
+from jaxcompress.interpreters.lift import lift
 from jaxcompress.numerics.masks import keep_largest, kept_count
-from jaxcompress.paths import did_you_mean
+from jaxcompress.paths import Params, did_you_mean
 from jaxcompress.prune.groups import keyed, matching
+from jaxcompress.prune.removal import remove
 
 Kept = dict[str | int, np.ndarray]  # by group, as scores are, whether each channel stays: bool
 Normalize = Literal["mean", "l2", "none"]
@@ -90,6 +94,21 @@ def select_within(
         else:
             most = middle - 1
     return choice(fewest)
+
+
+def macs_left(apply: Callable[..., Any], params: Params, channels: Channels, *example: Any) -> Callable[[Kept], int]:
+    """Returns ``cost(kept)`` for `select_within`: the multiply-adds of the model without the channels that go.
+
+    They are those that `jaxcompress.macs` counts of ``lift(apply)(remove(params, channels, kept), *example)``. Nothing
+    is computed, so `params` and `example` may be `jax.ShapeDtypeStruct`s; every choice is traced once.
+    """
+    lifted = lift(apply)
+
+    def cost(kept: Kept) -> int:
+        left = jax.eval_shape(lambda params: remove(params, channels, kept), params)
+        return macs(lifted, left, *example)
+
+    return cost
 
 
 def _globally(

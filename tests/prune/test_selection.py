@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.interpreters.channels import Channels, Group, Member
-from jaxcompress.prune import select, select_within
+from jaxcompress.prune import importance, macs_left, select, select_within
+from tests.prune.coupled import two_groups, two_layers
 
 
 def groups(*counts):
@@ -124,6 +125,20 @@ def test_the_most_channels_within_a_budget_stay(scores, fraction, round_to, at_l
     budget = costs[0] + fraction * (costs[-1] - costs[0])
     best = max(range(total), key=lambda i: (costs[i] <= budget, i))
     assert kept_of(select_within(made, there, cost, budget, **options)) == kept_of(every[best])
+
+
+def test_multiply_adds_are_those_of_the_model_that_is_left():
+    params, channels = two_groups()  # 4 inputs, 3 and 5 channels, 2 outputs
+    cost = macs_left(two_layers, params, channels, jax.ShapeDtypeStruct((1, 4), jax.numpy.float32))
+    kept = {"a:1": np.array([True, False, True]), "b:1": np.arange(5) > 1}
+    assert cost({}) == 4 * 3 + 3 * 5 + 5 * 2 and cost(kept) == 4 * 2 + 2 * 3 + 3 * 2
+    scores = importance.l1(params, channels)
+    half = select_within(scores, channels, cost, 0.5 * cost({}))
+    assert cost(half) <= 18
+    total = sum(len(score) for score in scores.values())
+    wider = [select(scores, channels, n / total, scope="global") for n in range(total)]
+    most = max(sum(map(sum, k.values())) for k in wider if cost(k) <= 18)
+    assert sum(map(sum, half.values())) == most
 
 
 def test_a_budget_that_no_choice_meets_is_refused():
