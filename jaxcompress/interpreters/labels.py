@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend import core
 from jax.extend.core import primitives as prim
 
@@ -14,9 +15,42 @@ from jaxcompress.interpreters.base import INLINE, Reading, evaluate
 from jaxcompress.interpreters.primitives import ELEMENTWISE, matched
 
 
-def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int]) -> Reading:
-    """Returns the reading of a program by labels; `pinned` counts, by primitive, what no rule knew."""
-    rules = _Rules(atoms, split)
+class Splits:
+    """Chooses, each time an axis is taken apart, which of its parts goes on to have channels.
+
+    Parts are tried from the `first` or the `last` on: `advance` goes on to the next part wherever the channels of the
+    chosen one turned out to be pinned, as those of an axis of queries, keys and values are.
+    """
+
+    def __init__(self, split: Literal["first", "last"]) -> None:
+        self.split = split
+        self.tried: list[int] = []  # by the order of the program, how many parts were given up
+        self.chosen: list[tuple[int, Axis]] = []  # how many parts there were, and the labels of the chosen one
+
+    def choose(self, parts: Sequence[int]) -> int:
+        """Returns which of the `parts` has the channels; they stand in the order of their axes."""
+        place = len(self.chosen)
+        self.tried += [0] * (place + 1 - len(self.tried))
+        ordered = parts if self.split == "first" else parts[::-1]
+        return ordered[self.tried[place] % len(parts)]
+
+    def advance(self, atoms: Atoms) -> bool:
+        """Gives up parts that were pinned; tells whether the program has to be read again."""
+        again = False
+        for place, (count, labels) in enumerate(self.chosen):
+            if self.tried[place] < count and not atoms.free(labels):
+                self.tried[place] += 1  # once all are given up it is the first again
+                again = True
+        self.chosen.clear()
+        return again
+
+
+def reading(atoms: Atoms, splits: Splits, pinned: dict[str, int], summed: list[Axis]) -> Reading:
+    """Returns the reading of a program by labels.
+
+    `pinned` counts, by primitive, what no rule knew; `summed` collects the axes that are summed over.
+    """
+    rules = _Rules(atoms, splits, summed)
 
     def pin(equation: core.JaxprEqn, values: Sequence[Any]) -> list[Labels]:
         axes = [along for value in values for along in labels_of(value)]
@@ -67,8 +101,8 @@ _WINDOWS = [prim.reduce_window_max_p, prim.reduce_window_sum_p, prim.reduce_wind
 class _Rules:
     """Holds the rules, which share the atoms and the choice of what a taken apart axis is split into."""
 
-    def __init__(self, atoms: Atoms, split: Literal["first", "last"]) -> None:
-        self.atoms, self.split = atoms, split
+    def __init__(self, atoms: Atoms, splits: Splits, summed: list[Axis]) -> None:
+        self.atoms, self.splits, self.sums = atoms, splits, summed
 
     def elementwise(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         found = [labels_of(value) for value in values]
@@ -126,16 +160,19 @@ class _Rules:
         return Labels(out)
 
     def squeezed(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
+        """Drops axes of one entry; without it nothing of the value would be left."""
+        self.atoms.fix([values[0][axis] for axis in params["dimensions"]])
         return Labels(along for axis, along in enumerate(values[0]) if axis not in params["dimensions"])
 
     def summed(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
-        """Leaves an axis out: what is removed from it is zero, and adds nothing."""
+        """Leaves an axis out: what is removed from it adds what a zero adds, behind all that was done to it."""
+        self.sums.extend(values[0][axis] for axis in params["axes"])
         return Labels(along for axis, along in enumerate(values[0]) if axis not in params["axes"])
 
     def reduced(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         """Leaves an axis out that must stay whole: a zero may be the largest."""
         self.atoms.fix([values[0][axis] for axis in params["axes"]])
-        return self.summed(_, values, params)
+        return Labels(along for axis, along in enumerate(values[0]) if axis not in params["axes"])
 
     def windowed(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         (x,) = values
@@ -173,14 +210,18 @@ class _Rules:
         return [Labels(p if i == params["axis"] else along for i, along in enumerate(values[0])) for p in parts]
 
     def padded(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
+        """Appends entries: zeros may go with whatever they meet, as the channels that a shortcut appends."""
+        x, edge = labels_of(values[0]), values[1]
+        zero = not isinstance(edge, Labels | Tracer) and not np.any(np.asarray(edge))
         out = []
-        for along, (low, high, inside) in zip(labels_of(values[0]), params["padding_config"], strict=True):
+        for along, (low, high, inside) in zip(x, params["padding_config"], strict=True):
             if inside or low < 0 or high < 0:
                 self.atoms.fix([along])
                 length = len(along) + low + high + inside * max(0, len(along) - 1)
                 out.append(np.full(length, FIXED))
             else:
-                out.append(np.concatenate([np.full(low, FIXED), along, np.full(high, FIXED)]))
+                beside = CONSTANT if zero else FIXED
+                out.append(np.concatenate([np.full(low, beside), along, np.full(high, beside)]))
         return Labels(out)
 
     def gathered(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -219,7 +260,7 @@ class _Rules:
         if all(np.all(along == CONSTANT) for along in axes):
             return list(Labels.constant(sizes))
         free = [i for i, along in enumerate(axes) if self.atoms.free(along)]
-        kept = None if not free else free[0] if self.split == "first" else free[-1]
+        kept = None if not free else free[0] if self.splits.split == "first" else free[-1]
         self.atoms.fix([axes[i] for i in free if i != kept])
         if kept is None:
             return list(Labels.fixed(sizes))
@@ -227,10 +268,12 @@ class _Rules:
         along = axes[kept].reshape([-1 if i == kept else 1 for i in range(len(axes))])
         spread = np.broadcast_to(along, lengths).reshape(sizes)
         varies = [j for j, size in enumerate(sizes) if size > 1 and np.any(spread != np.take(spread, [0], j))]
-        chosen = varies[0] if self.split == "first" else varies[-1]
+        chosen = self.splits.choose(varies) if len(varies) > 1 else varies[0]
         rows = np.moveaxis(spread, chosen, 0).reshape(sizes[chosen], -1)
         for row in rows if len(varies) > 1 else ():
             self.atoms.tie(np.full(len(row) - 1, row[0]), row[1:])
+        if len(varies) > 1:
+            self.splits.chosen.append((len(varies), rows[:, 0]))
         return [rows[:, 0].copy() if j == chosen else np.full(size, FIXED) for j, size in enumerate(sizes)]
 
     def scanned(self, reading: Reading, params: dict[str, Any], values: Sequence[Any]) -> list[Labels]:

@@ -20,6 +20,7 @@ from jaxcompress.interpreters.slices import (
     Spread,
     is_known,
     keep_of,
+    lowered,
     made,
     narrowed,
     number,
@@ -203,8 +204,10 @@ def window(x: Slices, cuts: Sequence[tuple[int, int, int]]) -> Any:
 def _padded(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
     x, edge = values
     edges, known = params["padding_config"], number(edge)
-    if not isinstance(x, Slices) or known is None:
+    if known is None:
         return NotImplemented
+    if not isinstance(x, Slices):
+        return _appended(x, edges, known)
     if any(inside or low < 0 or high < 0 for axis in x.cut for low, high, inside in [edges[axis]]):
         return NotImplemented
     around = [(0, 0, 0) if axis in x.cut else e for axis, e in enumerate(edges)]
@@ -222,6 +225,18 @@ def _padded(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> 
         shape[axis] = low + x.shape[axis] + high
         keep[axis] = tuple(low + entry for entry in x.keep[axis] or ())
     return made(out, shape, keep, fill)
+
+
+def _appended(x: Any, edges: Sequence[tuple[int, int, int]], known: float) -> Any:
+    """Appends one number along one axis, as channels of zeros to a shortcut, without computing it."""
+    padded = [axis for axis, edge in enumerate(edges) if any(edge)]
+    if len(padded) != 1 or min(edges[padded[0]]) < 0 or edges[padded[0]][2]:
+        return NotImplemented
+    (axis,), array = padded, lowered(x)
+    low, high, _ = edges[axis]
+    shape, keep = list(array.shape), [None] * array.ndim
+    shape[axis], keep[axis] = low + array.shape[axis] + high, range(low, low + array.shape[axis])
+    return made(array, shape, keep, known)
 
 
 def _gathered(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
