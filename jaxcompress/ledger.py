@@ -132,6 +132,8 @@ def _kind(leaf: Any) -> str:
             return f"Masked({_kind(leaf.weight)})"
         case arrays.Sliced():
             return f"Sliced({_kind(leaf.weight)})"
+        case arrays.Zeros():
+            return "Zeros"
         case arrays.LowRank():
             return f"LowRank({_kind(leaf.u)}, {_kind(leaf.v)})"
         case arrays.Quantized():

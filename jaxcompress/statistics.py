@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.arrays import Sliced, dense, is_compressed, sliced
+from jaxcompress.arrays import Sliced, Zeros, dense, is_compressed, sliced
 from jaxcompress.paths import Params, flatten, replaced
 
 
@@ -23,7 +23,8 @@ def reestimate(
     exactly; these are averaged over the batches, by their numbers of examples, as PyTorch's ``update_bn`` averages
     them. Every layer is normalized by its batch meanwhile. `momentum` may be zero.
 
-    Statistics of removed channels (`Sliced`) stay removed. For a model of Linen that was cut::
+    Statistics of removed channels (`Sliced`), and of removed layers (`Zeros`), stay removed. For a model of
+    Linen that was cut::
 
         apply = jc.lift(model.apply)
 
@@ -36,7 +37,7 @@ def reestimate(
     """
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum {momentum!r} is not in [0, 1): it is what running statistics keep of the old ones")
-    leaves = flatten(statistics)
+    leaves = {path: leaf for path, leaf in flatten(statistics).items() if not isinstance(leaf, Zeros)}
     for path, leaf in leaves.items():
         if is_compressed(leaf) and not isinstance(leaf, Sliced):
             raise ValueError(f"{path} is a {type(leaf).__name__}; statistics are arrays, or Sliced ones")
@@ -45,8 +46,8 @@ def reestimate(
     @jax.jit
     def measure(start: Params, batch: Any) -> dict[str, Array]:
         found = flatten(update(start, batch))
-        if found.keys() != leaves.keys():
-            raise ValueError(f"update returns {sorted(found)}; the statistics are {sorted(leaves)}")
+        if found.keys() != flatten(statistics).keys():
+            raise ValueError(f"update returns {sorted(found)}; the statistics are {sorted(flatten(statistics))}")
         return {path: _left(dense(found[path]), leaf).astype(jnp.float32) for path, leaf in leaves.items()}
 
     sizes, means = [], []

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import nnx
 
 from experiments import models
-from tests.nets import LinenAttention, LinenLeNet5, LinenMLP, NNXAttention, NNXLeNet5, NNXMLP, NNXResNet
+from tests.nets import NNXMLP, LinenAttention, LinenLeNet5, LinenMLP, NNXAttention, NNXLeNet5, NNXResNet
 
 
 class ChannelNet(NamedTuple):

@@ -30,3 +30,4 @@ from jaxcompress.arrays.scaled import Scaled as Scaled
 from jaxcompress.arrays.scaled import scale_by as scale_by
 from jaxcompress.arrays.sliced import Sliced as Sliced
 from jaxcompress.arrays.sliced import sliced as sliced
+from jaxcompress.arrays.zeros import Zeros as Zeros

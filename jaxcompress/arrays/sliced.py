@@ -13,6 +13,7 @@ from jax import Array, lax
 from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, pack, stacked, static
 from jaxcompress.arrays.clustered import Clustered
 from jaxcompress.arrays.low_rank import LowRank
+from jaxcompress.arrays.zeros import Zeros
 from jaxcompress.coding import Coded, Stream
 from jaxcompress.numerics import positions
 
@@ -130,8 +131,9 @@ def sliced(leaf: Any, keep: Sequence[Sequence[int] | None], shape: Sequence[int]
     Entries are those of the dense array, also where some were removed before, which stay removed. A compressed leaf is
     cut inside: masks, codes and scales by channel go with the weight, and a scale that follows from the weight follows
     from what is left. `shape` is that of the leaf, needed where parts of it are None (`jaxcompress.partition`). Returns
-    the leaf itself where nothing is removed. Raises ValueError for what are no ascending entries of an axis, for an
-    axis of which nothing would be left, and for a leaf that shares numbers between slices (scales by group).
+    the leaf itself where nothing is removed, and where nothing was left (`Zeros`). Raises ValueError for what are no
+    ascending entries of an axis, for an axis of which nothing would be left, and for a leaf that shares numbers between
+    slices (scales by group).
     """
     shape = tuple(leaf.shape if shape is None else shape)
     if len(keep) != len(shape):
@@ -145,6 +147,8 @@ def sliced(leaf: Any, keep: Sequence[Sequence[int] | None], shape: Sequence[int]
     whole = tuple(None if e is None or len(e) == n else tuple(map(int, e)) for n, e in zip(shape, keep, strict=True))
     if isinstance(leaf, Sliced):
         return _further(leaf, whole)
+    if isinstance(leaf, Zeros):
+        return leaf
     return leaf if all(entries is None for entries in whole) else Sliced(cut(leaf, whole, shape), shape, whole)
 
 

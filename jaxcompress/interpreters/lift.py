@@ -8,12 +8,13 @@ from typing import Any
 import jax
 from jax.extend.core import primitives as prim
 
-from jaxcompress.arrays import LowRank, Masked, Sliced, dense, is_compressed, stacked
+from jaxcompress.arrays import LowRank, Masked, Sliced, Zeros, dense, is_compressed, stacked
 from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
 from jaxcompress.interpreters.slice_calls import SLICE_CALLS, custom_jvp
 from jaxcompress.interpreters.slice_rules import rules
 from jaxcompress.interpreters.slices import lowered, of_leaf, sliceable
+from jaxcompress.interpreters.zeros import without_zeros
 from jaxcompress.paths import Params
 
 
@@ -23,9 +24,9 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
     The model is traced on the dense shapes that the leaves stand for, and its program is then evaluated on the leaves:
     a product or convolution with a `LowRank` kernel runs as two thin ones, and an operation without a rule gets the
     dense array. With `Sliced` weights, of which channels are removed, every operation runs on what is left of its
-    operands where its rule can (see `jaxcompress.interpreters.slices`), and the results are whole again. Works for
-    Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export. Arguments that are no arrays (bools,
-    strings, None, Python numbers) stay what they are.
+    operands where its rule can (see `jaxcompress.interpreters.slices`), and the results are whole again; with `Zeros`
+    nothing is multiplied. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export.
+    Arguments that are no arrays (bools, strings, None, Python numbers) stay what they are.
 
     Without a compressed leaf among the arguments `apply` is called directly.
     """
@@ -36,7 +37,7 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
         if not leaves:
             return apply(*args, **kwargs)
         program = trace(apply, args, kwargs, is_compressed)
-        reading = _ON_SLICES if any(isinstance(leaf, Sliced) for leaf in leaves) else _LIFT
+        reading = _ON_SLICES if any(isinstance(leaf, Sliced | Zeros) for leaf in leaves) else _LIFT
         outputs = evaluate(reading, program.closed, [of_leaf(value) for value in program.values])
         return jax.tree.unflatten(program.outputs, [lowered(out) for out in outputs])
 
@@ -159,7 +160,7 @@ _LIFT = Reading(
 
 
 def _on_slices() -> Reading:
-    """Returns the reading for arguments among which leaves are `Sliced`; what is not cut is read as by `lift`."""
+    """Returns the reading for `Sliced` and `Zeros` among the arguments; what is not cut is read as by `_LIFT`."""
 
     def first(rule: Callable[..., Any], then: Callable[..., Any] | None) -> Callable[..., Any]:
         def both(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -171,7 +172,7 @@ def _on_slices() -> Reading:
         return both
 
     return Reading(
-        rules={primitive: first(rule, _LIFT.rules.get(primitive)) for primitive, rule in rules().items()},
+        rules={p: without_zeros(p, first(rule, _LIFT.rules.get(p))) for p, rule in rules().items()},
         concerns=lambda values: True,  # constants too: it counts what they are where others are cut
         lower=lowered,
         stacked=sliceable,

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxcompress.arrays import LowRank, Sliced, dense, stacked
+from jaxcompress.arrays import LowRank, Sliced, Zeros, dense, stacked
 from jaxcompress.arrays.sliced import Keep, cut, expand, left_of, take
 
 Fill = Any  # a Python number that is known while tracing, or an array of one entry along every axis that is cut
@@ -120,7 +120,9 @@ def number(value: Any) -> float | None:
 
 
 def of_leaf(leaf: Any) -> Any:
-    """Returns a `Sliced` leaf as the value that a program computes with; others as they are."""
+    """Returns a `Sliced` or `Zeros` leaf as the value that a program computes with; others as they are."""
+    if isinstance(leaf, Zeros):
+        return Spread(0.0, leaf.shape, leaf.dtype)
     if not isinstance(leaf, Sliced):
         return leaf
     return made(leaf.weight, leaf.shape, (None,) * leaf.stack_axes + leaf.keep, leaf.fill)

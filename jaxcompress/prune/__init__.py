@@ -2,6 +2,7 @@
 
 from jaxcompress.arrays.sliced import shrunk as shrunk
 from jaxcompress.prune import activity as activity
+from jaxcompress.prune import depth as depth
 from jaxcompress.prune import importance as importance
 from jaxcompress.prune.compensation import reconstruct as reconstruct
 from jaxcompress.prune.magnitude import magnitude as magnitude

@@ -22,6 +22,7 @@ from jaxcompress.arrays import (
     ScaledBinary,
     Ternary,
     TrainedTernary,
+    Zeros,
     data_fields,
     decode,
     dense,
@@ -177,6 +178,8 @@ LEAVES = {
     "scaled_of_masked": lambda: scaled(Masked(weight(), mask(), "m")),
     "masked_scaled_fake": lambda: Masked(scaled(fake(weight())), mask(), "m"),
     "quantized_scaled": lambda: scaled(quantized()),
+    "zeros": lambda: Zeros(jnp.float32(0), SHAPE, "z"),
+    "zeros_bf16": lambda: Zeros(jnp.bfloat16(0), (3, *SHAPE), "z"),
     "masked_trained_ternary": lambda: Masked(trained_ternary(weight()), mask(), "m"),
 }
 ROUNDED = ("fake", "learned", "dorefa", "binary", "ternary", "dithered", "float8", "scaled")
@@ -281,7 +284,7 @@ def test_gradients_are_finite_and_only_of_trained_fields(name):
     assert jax.tree.structure(grads) == jax.tree.structure(trained)
     values = [np.asarray(g, np.float32) for g in jax.tree.leaves(grads)]
     assert all(np.isfinite(g).all() for g in values)
-    still = name in ("masked_away", "fake_zeros") or name.startswith("quantized")
+    still = name in ("masked_away", "fake_zeros", "zeros", "zeros_bf16") or name.startswith("quantized")
     assert any(g.any() for g in values) != still
 
 
