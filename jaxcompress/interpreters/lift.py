@@ -49,20 +49,27 @@ def smaller(apply: Callable[..., Any], params: Params) -> tuple[Callable[..., An
 
     ``smaller(apply, params)`` gives ``(function, weights)`` with ``function(weights, *args)`` equal to the lifted
     ``apply(params, *args)``; in `weights` what is left of a `Sliced` leaf stands by itself, so that whatever is done to
-    the weights of a dense model can be done to these. Without `Sliced` leaves both are what they were.
+    the weights of a dense model can be done to these; `Zeros` are not looked at there. Without `Sliced` leaves and
+    `Zeros` both are what they were.
     """
     leaves, structure = jax.tree.flatten(params, is_leaf=is_compressed)
-    if not any(isinstance(leaf, Sliced) for leaf in leaves):
+    if not any(isinstance(leaf, Sliced | Zeros) for leaf in leaves):
         return apply, params
+
+    def whole(leaf: Any, value: Any) -> Any:
+        match leaf:
+            case Zeros():
+                return leaf
+            case Sliced():
+                return replace(leaf, weight=value)
+            case _:
+                return value
 
     @functools.wraps(apply)
     def function(weights: Params, *args: Any, **kwargs: Any) -> Any:
         values = structure.flatten_up_to(weights)
-        whole = [
-            replace(leaf, weight=value) if isinstance(leaf, Sliced) else value
-            for leaf, value in zip(leaves, values, strict=True)
-        ]
-        return lift(apply)(jax.tree.unflatten(structure, whole), *args, **kwargs)
+        params = [whole(leaf, value) for leaf, value in zip(leaves, values, strict=True)]
+        return lift(apply)(jax.tree.unflatten(structure, params), *args, **kwargs)
 
     return function, shrunk(params)
 

@@ -25,8 +25,8 @@ def read(apply: Callable[..., Any], params: Params, example: Any) -> tuple[Graph
     `example` is one input, or its `jax.ShapeDtypeStruct`, with a batch of one first and channels last. `params` is all
     that the model needs to run as in inference, batch statistics included. The weights are differentiable in `params`;
     compressed leaves stay what they are unless something has to be multiplied into them. Where channels are removed
-    (`Sliced` leaves) the graph is that of the smaller model. Raises ValueError for an operation that has no place in
-    the graph.
+    (`Sliced` leaves), or layers (`Zeros`), the graph is that of the smaller model. Raises ValueError for an operation
+    that has no place in the graph.
     """
     if example.shape[0] != 1:
         raise ValueError(f"the example has shape {example.shape}; its first axis is a batch of one")

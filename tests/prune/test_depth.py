@@ -52,6 +52,10 @@ def test_a_residual_net_in_the_ledger():
     np.testing.assert_allclose(apply(left, x), model.apply(wanted, x), rtol=1e-5, atol=1e-6)
     before, after = jc.ledger(apply, variables, x), jc.ledger(apply, left, x)
     assert before.macs - after.macs == 2 * 64 * 9 * 4 * 4
+    graph, weights = jc.read(model.apply, left, x)
+    assert not [node.name for node in graph.nodes if "stack1_block2" in node.name]
+    assert not [name for name in weights if "stack1_block2" in name]
+    np.testing.assert_allclose(graph(weights, x), model.apply(wanted, x), rtol=1e-4, atol=1e-5)
     entries = {entry.path: (entry.kind, entry.packed_bytes) for entry in after.entries}
     assert {path: entries[path] for path in found[1].parameters} == dict.fromkeys(found[1].parameters, ("Zeros", 4))
     assert before.packed_bytes - after.packed_bytes > 4 * 2 * 9 * 4 * 4
