@@ -2,7 +2,7 @@
 
 The path of a leaf is its keys joined by ``/`` (``conv1/kernel``). Inside a compressed leaf the path goes on with the
 names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight. What is
-left of a `Sliced` weight has the path of the whole.
+left of a `Sliced` weight has the path of the whole; `Zeros`, of which nothing is left, are selected by no pattern.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from jaxcompress.arrays import CompressedArray, Sliced, is_compressed
+from jaxcompress.arrays import CompressedArray, Sliced, Zeros, is_compressed
 
 Params = Any  # a pytree of arrays and CompressedArrays
 
@@ -34,6 +34,8 @@ def names(params: Params) -> list[str]:
     found: list[str] = []
 
     def visit(path: str, leaf: Any) -> Any:
+        if isinstance(leaf, Zeros):
+            return leaf
         if isinstance(leaf, Sliced):
             return visit(path, leaf.weight)
         found.append(path)
@@ -60,6 +62,8 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
 
     def visit(path: str, leaf: Any) -> Any:
         nonlocal matched
+        if isinstance(leaf, Zeros):
+            return leaf
         if isinstance(leaf, Sliced):
             return replace(leaf, weight=visit(path, leaf.weight))
         if selects.fullmatch(path):
