@@ -151,7 +151,7 @@ def _slices(array: Array, member: Member) -> Float[Array, "channels entries"]:
 
 
 def _distances(slices: Float[Array, "channels entries"]) -> Float[Array, "channels"]:
-    """Sums the distances of each row to all rows, one row at a time: a square root knows no gradient of ties here."""
+    """Sums the distances of each row to all rows; one row at a time, so that no more than the slices are held."""
     return jax.lax.map(lambda row: jnp.sum(jnp.linalg.norm(slices - row[None], axis=1)), slices)
 
 

@@ -35,8 +35,8 @@ def readings(
 ) -> dict[str | int, list[Reading]]:
     """Finds the activations of every group, as the layers that read them are given them; traceable.
 
-    That is behind the activation function and the pooling, by one entry for each of the group's readers. Groups that no
-    plain product or convolution reads have none: those that only attention multiplies with one another, for instance.
+    Each reader gives one, behind the activation function and the pooling. Groups that no product or convolution with a
+    plain kernel reads have none: those that attention only multiplies with one another, for instance.
     """
     found = plain_uses(apply, params, *args)
     return {

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxcompress
 from jaxcompress.interpreters.channels import Channels, Group, Member
-from jaxcompress.prune import importance, macs_left, select, select_within
-from tests.prune.coupled import two_groups, two_layers
+from jaxcompress.prune import activity, importance, macs_left, select, select_within
+from tests.prune.coupled import drawn, two_groups, two_layers
 
 
 def groups(*counts):
@@ -181,3 +182,19 @@ def test_bad_input_is_refused_by_name(scores, sparsity, options, message):
 def test_scores_of_any_float_type_are_taken():
     result = select({"a:0": jax.numpy.asarray([1.0, 2.0], jax.numpy.bfloat16)}, groups(2), 0.5)
     assert kept_of(result) == {"a:0": [False, True]}
+
+
+def test_groups_of_one_name_are_told_apart_by_their_index():
+    def apply(params, x):
+        left, right = jax.numpy.split(x @ params["a"], [2], axis=-1)
+        return left @ params["b"] + right @ params["c"]
+
+    params = {"a": drawn(4, 5), "b": drawn(2, 3, seed=1), "c": drawn(3, 3, seed=2)}
+    x = drawn(6, 4, seed=3)
+    channels = jaxcompress.channels(apply, params, x)
+    assert [(group.name, group.channels) for group in channels.groups] == [("a:1", 2), ("a:1", 3)]
+    for scores in (importance.l1(params, channels), activity.mean_activation(apply, params, channels, [x])):
+        assert {key: len(score) for key, score in scores.items()} == {0: 2, 1: 3}
+        kept = select(scores, channels, {"c:0": 0.5})
+        assert {key: int(mask.sum()) for key, mask in kept.items()} == {0: 2, 1: 1}
+        assert jaxcompress.prune.remove(params, channels, kept)["c"].weight.shape == (1, 3)
