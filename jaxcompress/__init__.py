@@ -18,9 +18,11 @@ from jaxcompress.interpreters import lift as lift
 from jaxcompress.interpreters import macs as macs
 from jaxcompress.interpreters import patches as patches
 from jaxcompress.interpreters import read as read
+from jaxcompress.interpreters import smaller as smaller
 from jaxcompress.interpreters import uses as uses
 from jaxcompress.ledger import Ledger as Ledger
 from jaxcompress.ledger import ledger as ledger
+from jaxcompress.statistics import reestimate as reestimate
 from jaxcompress.transform import Transform as Transform
 from jaxcompress.transform import chain as chain
 from jaxcompress.transform import combine as combine

@@ -130,6 +130,10 @@ def _kind(leaf: Any) -> str:
     match leaf:
         case arrays.Masked():
             return f"Masked({_kind(leaf.weight)})"
+        case arrays.Sliced():
+            return f"Sliced({_kind(leaf.weight)})"
+        case arrays.Zeros():
+            return "Zeros"
         case arrays.LowRank():
             return f"LowRank({_kind(leaf.u)}, {_kind(leaf.v)})"
         case arrays.Quantized():
@@ -149,6 +153,8 @@ def _nonzero(leaf: Any) -> int:
     match leaf:
         case arrays.LowRank():
             return _nonzero(leaf.u) + _nonzero(leaf.v)
+        case arrays.Sliced():
+            return _nonzero(leaf.weight)
         case arrays.Masked() if isinstance(leaf.weight, arrays.LowRank):
             return _nonzero(leaf.weight)
         case _:
@@ -158,6 +164,8 @@ def _nonzero(leaf: Any) -> int:
 def _alternatives(leaf: Any) -> dict[str, int]:
     """Returns the bytes of a sparse or clustered leaf's streams under every coding."""
     match leaf:
+        case arrays.Sliced():
+            return _alternatives(leaf.weight)
         case arrays.Masked():
             mask = np.asarray(leaf.mask)
             bits = positions.mask_bits(mask.reshape(-1), columns(mask.shape))

@@ -1,17 +1,19 @@
 """Names the leaves of a parameter tree and rewrites those that a pattern selects.
 
 The path of a leaf is its keys joined by ``/`` (``conv1/kernel``). Inside a compressed leaf the path goes on with the
-names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight.
+names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight. What is
+left of a `Sliced` weight has the path of the whole; `Zeros`, of which nothing is left, are selected by no pattern.
 """
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 
-from jaxcompress.arrays import CompressedArray, is_compressed
+from jaxcompress.arrays import CompressedArray, Sliced, Zeros, is_compressed
 
 Params = Any  # a pytree of arrays and CompressedArrays
 
@@ -32,6 +34,10 @@ def names(params: Params) -> list[str]:
     found: list[str] = []
 
     def visit(path: str, leaf: Any) -> Any:
+        if isinstance(leaf, Zeros):
+            return leaf
+        if isinstance(leaf, Sliced):
+            return visit(path, leaf.weight)
         found.append(path)
         if isinstance(leaf, CompressedArray):
             leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
@@ -46,15 +52,20 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
     """Replaces each leaf whose path matches `pattern` by ``function(path, leaf)``.
 
     `pattern` is a regular expression that must match the whole path (`re.fullmatch`). The outermost match wins: a leaf
-    that was handed to `function` is not searched again for matches inside it.
+    that was handed to `function` is not searched again for matches inside it. Of a `Sliced` leaf `function` gets what
+    is left, and what it makes of that stays inside.
 
     Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths.
     """
-    selects = _compile(pattern)
+    selects = compiled(pattern)
     matched = False
 
     def visit(path: str, leaf: Any) -> Any:
         nonlocal matched
+        if isinstance(leaf, Zeros):
+            return leaf
+        if isinstance(leaf, Sliced):
+            return replace(leaf, weight=visit(path, leaf.weight))
         if selects.fullmatch(path):
             matched = True
             return function(path, leaf)
@@ -82,13 +93,24 @@ def select(params: Params, pattern: str) -> dict[str, Any]:
     return found
 
 
+def replaced(params: Params, leaves: Mapping[str, Any]) -> Params:
+    """Puts other leaves in the places of those at the paths given; raises ValueError for a path that is not there."""
+    missing = sorted(leaves.keys() - flatten(params).keys())
+    if missing:
+        raise ValueError(f"there is no parameter {missing[0]!r}{did_you_mean(missing[0], list(flatten(params)))}")
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: leaves.get(path_text(keys), leaf), params, is_leaf=is_compressed
+    )
+
+
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """Returns `` (did you mean 'x'?)`` for the closest of `allowed`, or nothing when none is close."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Compiles a pattern; raises ValueError if it is not a regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:

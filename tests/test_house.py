@@ -11,7 +11,18 @@ import jaxcompress
 
 ROOT = pathlib.Path(jaxcompress.__file__).parent
 ORDER = [
-    *("numerics", "coding", "arrays", "paths", "schedules", "transform", "interpreters", "prune", "quantize"),
+    *(
+        "numerics",
+        "coding",
+        "arrays",
+        "paths",
+        "schedules",
+        "transform",
+        "statistics",
+        "interpreters",
+        "prune",
+        "quantize",
+    ),
     *("factorize", "distill", "adapters", "budget", "export", "ledger", "__init__"),
 ]
 FILES = sorted(ROOT.rglob("*.py"))

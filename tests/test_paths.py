@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 import pytest
 
-from jaxcompress.arrays import LowRank, Masked
-from jaxcompress.paths import did_you_mean, flatten, names, path_text, rewrite, select
+from jaxcompress.arrays import LowRank, Masked, Zeros
+from jaxcompress.paths import did_you_mean, flatten, names, path_text, replaced, rewrite, select
 
 
 def tree():
@@ -94,3 +94,19 @@ def test_bad_regular_expression_is_named():
 def test_did_you_mean_is_silent_when_nothing_is_close():
     assert did_you_mean("zzz", ["conv1/kernel"]) == ""
     assert did_you_mean("masc", ["mask", "codes"]) == " (did you mean 'mask'?)"
+
+
+def test_leaves_are_replaced_by_path():
+    params = tree()
+    made = replaced(params, {"fc1/kernel": jnp.zeros(1), "conv1/bias": params["fc1"]["kernel"]})
+    assert made["conv1"]["kernel"] is params["conv1"]["kernel"] and made["fc1"]["kernel"].shape == (1,)
+    assert isinstance(made["conv1"]["bias"], LowRank)
+    with pytest.raises(ValueError, match=r"there is no parameter 'fc1/biaz' \(did you mean 'fc1/bias'\?\)"):
+        replaced(params, {"fc1/biaz": jnp.zeros(1)})
+
+
+def test_weights_that_are_gone_are_selected_by_no_pattern():
+    params = {"a": Zeros(jnp.float32(0), (2, 3)), "b": jnp.ones(2)}
+    assert names(params) == ["b"] and list(select(params, ".*")) == ["b"]
+    with pytest.raises(ValueError, match="pattern 'a' matches no parameter"):
+        select(params, "a")

@@ -28,5 +28,8 @@ from jaxcompress.arrays.quantized import FakeQuantized as FakeQuantized
 from jaxcompress.arrays.quantized import Quantized as Quantized
 from jaxcompress.arrays.scaled import Scaled as Scaled
 from jaxcompress.arrays.scaled import scale_by as scale_by
+from jaxcompress.arrays.sliced import Sliced as Sliced
+from jaxcompress.arrays.sliced import sliced as sliced
 from jaxcompress.arrays.straight_through import Movement as Movement
 from jaxcompress.arrays.straight_through import StraightThrough as StraightThrough
+from jaxcompress.arrays.zeros import Zeros as Zeros

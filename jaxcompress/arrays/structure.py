@@ -49,7 +49,10 @@ def _rebuild(description: Any, source: Iterator[Any]) -> Any:
             if set(data) != set(data_fields(cls)) or set(static) != set(static_fields(cls)):
                 raise ValueError(f"{sorted([*data, *static])} are not the fields of {kind}")
             fields = {name: _rebuild(data[name], source) for name in data_fields(cls)}
-            plain = {name: tuple(value) if isinstance(value, list) else value for name, value in static.items()}
-            return cls(**fields, **plain)
+            return cls(**fields, **{name: _as_tuples(value) for name, value in static.items()})
         case _:
             raise ValueError(f"{str(description)[:80]!r} does not describe a tree")
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -3,12 +3,13 @@
 import os
 import pathlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from jaxcompress.arrays import LowRank, dense, is_compressed
+from jaxcompress.arrays import LowRank, Sliced, dense, is_compressed
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.litert import Model, operators
 from jaxcompress.paths import Params
@@ -31,7 +32,8 @@ def tflite(
     """Writes ``apply(params, example)`` as a TFLite file and returns its size in bytes.
 
     `apply` is lifted; `example` gives the input's shape and dtype, its batch size included: use 1, since a dynamic
-    batch costs fused operations. Factors stay thin operations, and pruned or shared weights cost as much as dense ones.
+    batch costs fused operations. Factors stay thin operations, removed channels are not written, and masked or shared
+    weights cost as much as dense ones.
 
     ``float32`` and ``float16`` say how weights are stored; both compute in float32. ``dynamic-int8`` stores the larger
     weights as int8, with scales of the converter's own, and quantizes the inputs of their operations as they come; the
@@ -85,10 +87,14 @@ def _observed(representative: Iterable[Any] | None, example: jax.Array) -> list[
 
 
 def _as_run(leaf: Any) -> Any:
-    """Returns a leaf as the runtime will hold it: floats, but in factors where the leaf is factored."""
-    if isinstance(leaf, LowRank):
-        return leaf.map_arrays(lambda _, factor: dense(factor))
-    return dense(leaf)
+    """Returns a leaf as the runtime will hold it: floats, in factors where it is factored, what is left of it alone."""
+    match leaf:
+        case Sliced():
+            return replace(leaf, weight=_as_run(leaf.weight))
+        case LowRank():
+            return leaf.map_arrays(lambda _, factor: dense(factor))
+        case _:
+            return dense(leaf)
 
 
 def _converted(

@@ -9,6 +9,7 @@ from jaxcompress.interpreters.graph import Graph as Graph
 from jaxcompress.interpreters.graph import Node as Node
 from jaxcompress.interpreters.integers import integers as integers
 from jaxcompress.interpreters.lift import lift as lift
+from jaxcompress.interpreters.lift import smaller as smaller
 from jaxcompress.interpreters.patches import patches as patches
 from jaxcompress.interpreters.read import read as read
 from jaxcompress.interpreters.uses import Use as Use

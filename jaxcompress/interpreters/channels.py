@@ -7,15 +7,15 @@ arXiv:2301.12900, group by layers and their types; here it is by entries and pri
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jax.extend import core
 
 from jaxcompress.arrays import densify
-from jaxcompress.interpreters.base import evaluate, trace
-from jaxcompress.interpreters.labels import FIXED, Atoms, Labels, labels_of, reading
+from jaxcompress.interpreters.atoms import FIXED, Atoms, Axis, Labels, labels_of
+from jaxcompress.interpreters.base import Program, evaluate, trace
+from jaxcompress.interpreters.labels import Splits, reading
 from jaxcompress.paths import Params, flatten
 
 Split = Literal["first", "last"]
@@ -30,9 +30,14 @@ class Member(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Lists what the channels of a group consist of; all of its channels are alike."""
+    """Lists what the channels of a group consist of; all of its channels are alike.
+
+    `summed` tells whether the model sums over them other than in a product, as a normalisation does: a model that is
+    built anew with fewer channels then divides by another number than the model of which they are removed.
+    """
 
     members: tuple[Member, ...]
+    summed: bool = False
 
     @property
     def channels(self) -> int:
@@ -58,34 +63,44 @@ def channels(apply: Callable[..., Any], params: Params, *example: Any, split: Sp
     `params` is all that the model is made of, batch statistics included; `example` are arrays or
     `jax.ShapeDtypeStruct`s. What reaches the inputs or the outputs is no channel, and neither is what meets an
     operation without a rule: it is pinned, never cut wrongly, and the operation is reported. Where a reshape takes an
-    axis apart (into heads and their dimensions) the channels are the `first` or the `last` of its parts, each taken
-    whole. A parameter that the model does not use has no channels. Compressed leaves stand for the dense arrays that
-    they mean. Raises ValueError for another `split`.
+    axis apart (into heads and their dimensions) the channels are the `first` or the `last` of its parts that may go,
+    each taken whole. A parameter that the model does not use has no channels. Compressed leaves stand for the dense
+    arrays that they mean, so that channels removed before are among those of their group; `jaxcompress.smaller` gives
+    a model without them.
+
+    A normalisation over channels (of layers, of groups) does not pin them: what is removed is a zero in its sums, which
+    the model goes on to divide by the number of channels that there were (`Group.summed`). Raises ValueError for
+    another `split`.
     """
     if split not in ("first", "last"):
         raise ValueError(f"split {split!r} is not 'first' or 'last'")
     params = densify(params)
-    program, atoms, pinned = trace(apply, (params, *example), {}), Atoms(), defaultdict(int)
-    paths = list(flatten(params))
-    used = {id(atom) for equation in program.closed.jaxpr.eqns for atom in equation.invars}
-    labels = [
-        atoms.new(np.shape(value)) if id(var) in used else Labels.fixed(np.shape(value))
-        for var, value in zip(program.closed.jaxpr.invars[: len(paths)], program.values, strict=False)
-    ]
-    given = [Labels.fixed(np.shape(value)) for value in program.values[len(paths) :]]
-    for out in _read(program.closed, [*labels, *given], atoms, split, pinned):
-        atoms.fix(out)
-    return Channels(_groups(atoms, dict(zip(paths, labels, strict=True))), dict(pinned))
+    program, splits, paths = trace(apply, (params, *example), {}), Splits(split), list(flatten(params))
+    while True:
+        atoms, pinned = Atoms(), {}
+        labels, summed = _read(program, len(paths), atoms, splits, pinned)
+        if not splits.advance(atoms):
+            return Channels(_groups(atoms, dict(zip(paths, labels, strict=True)), summed), pinned)
 
 
 def _read(
-    closed: core.ClosedJaxpr, values: Sequence[Labels], atoms: Atoms, split: Split, pinned: dict[str, int]
-) -> list[Labels]:
-    return [labels_of(out) for out in evaluate(reading(atoms, split, pinned), closed, values)]
+    program: Program, count: int, atoms: Atoms, splits: Splits, pinned: dict[str, int]
+) -> tuple[list[Labels], set[int]]:
+    """Reads a program by labels; returns those of its first `count` inputs, the parameters, and what is summed over."""
+    summed: list[Axis] = []
+    used = {id(atom) for equation in program.closed.jaxpr.eqns for atom in equation.invars}
+    labels = [
+        atoms.new(np.shape(value)) if id(var) in used else Labels.fixed(np.shape(value))
+        for var, value in zip(program.closed.jaxpr.invars[:count], program.values, strict=False)
+    ]
+    given = [Labels.fixed(np.shape(value)) for value in program.values[count:]]
+    for out in evaluate(reading(atoms, splits, pinned, summed), program.closed, [*labels, *given]):
+        atoms.fix(labels_of(out))
+    return labels, {atoms.root(atom) for along in summed for atom in along.tolist() if atom > FIXED}
 
 
-def _groups(atoms: Atoms, labels: dict[str, Labels]) -> tuple[Group, ...]:
-    """Gathers the entries of each channel, and the channels that are alike."""
+def _groups(atoms: Atoms, labels: dict[str, Labels], summed: set[int]) -> tuple[Group, ...]:
+    """Gathers the entries of each channel, and the channels that are alike; `summed` are roots of atoms."""
     entries: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(lambda: defaultdict(list))
     for path, axes in labels.items():
         for axis, along in enumerate(axes):
@@ -94,13 +109,15 @@ def _groups(atoms: Atoms, labels: dict[str, Labels]) -> tuple[Group, ...]:
                 if root > FIXED:
                     entries[root][path, axis].append(index)
     alike: dict[Any, list[dict[tuple[str, int], list[int]]]] = defaultdict(list)
-    for channel in entries.values():
-        alike[tuple((place, len(indices)) for place, indices in channel.items())].append(channel)
+    for root, channel in entries.items():
+        places = tuple((place, len(indices)) for place, indices in channel.items())
+        alike[places, root in summed].append(channel)
     return tuple(
         Group(
             tuple(
                 Member(path, axis, np.array([channel[path, axis] for channel in found])) for (path, axis), _ in places
-            )
+            ),
+            sums,
         )
-        for places, found in alike.items()
+        for (places, sums), found in alike.items()
     )

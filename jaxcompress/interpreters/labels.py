@@ -1,101 +1,56 @@
-"""Labels of the entries along every axis of a value, and how each primitive ties them.
+"""How each primitive ties the labels of the entries along the axes of its operands."""
 
-A label is `FIXED` (an entry of the inputs, the outputs, or one that no rule knows), `CONSTANT` (the same all along the
-axis, or a constant, which may go with whatever it meets), or a positive atom. Atoms that must live and die together are
-tied; whatever is tied to `FIXED` stays.
-"""
-
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend import core
 from jax.extend.core import primitives as prim
 
+from jaxcompress.interpreters.atoms import CONSTANT, FIXED, Atoms, Axis, Labels, labels_of
 from jaxcompress.interpreters.base import INLINE, Reading, evaluate
-
-FIXED, CONSTANT = 0, -1
-Axis = np.ndarray  # the labels along one axis, int64
+from jaxcompress.interpreters.primitives import ELEMENTWISE, matched
 
 
-class Labels(tuple[Axis, ...]):
-    """Holds the labels along each axis of a value."""
+class Splits:
+    """Chooses, each time an axis is taken apart, which of its parts goes on to have channels.
 
-    @classmethod
-    def fixed(cls, shape: Sequence[int]) -> "Labels":
-        """Returns the labels of a value of which no entry may go."""
-        return cls(np.full(n, FIXED) for n in shape)
+    Parts are tried from the `first` or the `last` on: `advance` goes on to the next part wherever the channels of the
+    chosen one turned out to be pinned, as those of an axis of queries, keys and values are.
+    """
 
-    @classmethod
-    def constant(cls, shape: Sequence[int]) -> "Labels":
-        """Returns the labels of a constant."""
-        return cls(np.full(n, CONSTANT) for n in shape)
+    def __init__(self, split: Literal["first", "last"]) -> None:
+        self.split = split
+        self.tried: list[int] = []  # by the order of the program, how many parts were given up
+        self.chosen: list[tuple[int, Axis]] = []  # how many parts there were, and the labels of the chosen one
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the value."""
-        return tuple(map(len, self))
+    def choose(self, parts: Sequence[int]) -> int:
+        """Returns which of the `parts` has the channels; they stand in the order of their axes."""
+        place = len(self.chosen)
+        self.tried += [0] * (place + 1 - len(self.tried))
+        ordered = parts if self.split == "first" else parts[::-1]
+        return ordered[self.tried[place] % len(parts)]
 
-
-class Atoms:
-    """Ties atoms into sets (a union-find); a set that holds `FIXED` has it as its root."""
-
-    def __init__(self) -> None:
-        self.parents = [FIXED]
-
-    def new(self, shape: Sequence[int]) -> Labels:
-        """Returns the labels of a value all of whose entries are free; an axis of one entry is constant."""
-        return Labels(self._axis(n) for n in shape)
-
-    def _axis(self, size: int) -> Axis:
-        if size == 1:
-            return np.full(1, CONSTANT)
-        first = len(self.parents)
-        self.parents.extend(range(first, first + size))
-        return np.arange(first, first + size)
-
-    def root(self, atom: int) -> int:
-        """Returns the atom that stands for all that `atom` is tied to."""
-        parents = self.parents
-        while parents[atom] != atom:
-            parents[atom] = parents[parents[atom]]
-            atom = parents[atom]
-        return atom
-
-    def tie(self, one: Axis, other: Axis) -> None:
-        """Ties entry by entry, constants left out."""
-        if one is not other:
-            for a, b in zip(one.tolist(), other.tolist(), strict=True):
-                if a >= FIXED and b >= FIXED:
-                    self._unite(a, b)
-
-    def _unite(self, a: int, b: int) -> None:
-        a, b = self.root(a), self.root(b)
-        self.parents[max(a, b)] = min(a, b)
-
-    def fix(self, axes: Sequence[Axis]) -> None:
-        """Fixes every atom along all of `axes`."""
-        for along in axes:
-            for atom in set(along.tolist()):
-                if atom > FIXED:
-                    self._unite(atom, FIXED)
-
-    def free(self, along: Axis) -> bool:
-        """Tells whether any entry along an axis may go."""
-        return any(atom > FIXED and self.root(atom) > FIXED for atom in along.tolist())
+    def advance(self, atoms: Atoms) -> bool:
+        """Gives up parts that were pinned; tells whether the program has to be read again."""
+        again = False
+        for place, (count, labels) in enumerate(self.chosen):
+            if self.tried[place] < count and not atoms.free(labels):
+                self.tried[place] += 1  # once all are given up it is the first again
+                again = True
+        self.chosen.clear()
+        return again
 
 
-def labels_of(value: Any) -> Labels:
-    """Returns the labels of a value of a reading; a plain array is a constant."""
-    return value if isinstance(value, Labels) else Labels.constant(np.shape(value))
+def reading(atoms: Atoms, splits: Splits, pinned: dict[str, int], summed: list[Axis]) -> Reading:
+    """Returns the reading of a program by labels.
 
-
-def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int]) -> Reading:
-    """Returns the reading of a program by labels; `pinned` counts, by primitive, what no rule knew."""
-    rules = _Rules(atoms, split)
+    `pinned` counts, by primitive, what no rule knew; `summed` collects the axes that are summed over.
+    """
+    rules = _Rules(atoms, splits, summed)
 
     def pin(equation: core.JaxprEqn, values: Sequence[Any]) -> list[Labels]:
         axes = [along for value in values for along in labels_of(value)]
@@ -104,7 +59,7 @@ def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int
         atoms.fix(axes)
         return [Labels.fixed(out.aval.shape) for out in equation.outvars]  # pyright: ignore (all of them are arrays)
 
-    of_arrays: dict[core.Primitive, Callable[..., Any]] = dict.fromkeys(_ELEMENTWISE, rules.elementwise)
+    of_arrays: dict[core.Primitive, Callable[..., Any]] = dict.fromkeys(ELEMENTWISE, rules.elementwise)
     of_arrays |= dict.fromkeys(_SUMS, rules.summed) | dict.fromkeys(_EXTREMES, rules.reduced)
     of_arrays |= dict.fromkeys(_WINDOWS, rules.windowed)
     of_arrays |= {
@@ -135,15 +90,6 @@ def reading(atoms: Atoms, split: Literal["first", "last"], pinned: dict[str, int
     )
 
 
-_ELEMENTWISE = [
-    *(prim.add_p, prim.sub_p, prim.mul_p, prim.div_p, prim.max_p, prim.min_p, prim.pow_p, prim.rem_p, prim.atan2_p),
-    *(prim.exp_p, prim.exp2_p, prim.log_p, prim.log1p_p, prim.expm1_p, prim.tanh_p, prim.logistic_p, prim.sqrt_p),
-    *(prim.rsqrt_p, prim.cbrt_p, prim.erf_p, prim.erfc_p, prim.erf_inv_p, prim.neg_p, prim.abs_p, prim.sign_p),
-    *(prim.floor_p, prim.ceil_p, prim.round_p, prim.integer_pow_p, prim.square_p, prim.select_n_p, prim.clamp_p),
-    *(prim.convert_element_type_p, prim.stop_gradient_p, prim.copy_p, prim.gt_p, prim.lt_p, prim.ge_p, prim.le_p),
-    *(prim.eq_p, prim.ne_p, prim.and_p, prim.or_p, prim.not_p, prim.xor_p, prim.is_finite_p, prim.sin_p, prim.cos_p),
-    *(prim.nextafter_p, prim.reduce_precision_p),
-]
 _SUMS = [prim.reduce_sum_p]
 _EXTREMES = [
     *(prim.reduce_max_p, prim.reduce_min_p, prim.reduce_prod_p, prim.argmax_p, prim.argmin_p),
@@ -155,8 +101,8 @@ _WINDOWS = [prim.reduce_window_max_p, prim.reduce_window_sum_p, prim.reduce_wind
 class _Rules:
     """Holds the rules, which share the atoms and the choice of what a taken apart axis is split into."""
 
-    def __init__(self, atoms: Atoms, split: Literal["first", "last"]) -> None:
-        self.atoms, self.split = atoms, split
+    def __init__(self, atoms: Atoms, splits: Splits, summed: list[Axis]) -> None:
+        self.atoms, self.splits, self.sums = atoms, splits, summed
 
     def elementwise(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         found = [labels_of(value) for value in values]
@@ -214,16 +160,19 @@ class _Rules:
         return Labels(out)
 
     def squeezed(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
+        """Drops axes of one entry; without it nothing of the value would be left."""
+        self.atoms.fix([values[0][axis] for axis in params["dimensions"]])
         return Labels(along for axis, along in enumerate(values[0]) if axis not in params["dimensions"])
 
     def summed(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
-        """Leaves an axis out: what is removed from it is zero, and adds nothing."""
+        """Leaves an axis out: what is removed from it adds what a zero adds, behind all that was done to it."""
+        self.sums.extend(values[0][axis] for axis in params["axes"])
         return Labels(along for axis, along in enumerate(values[0]) if axis not in params["axes"])
 
     def reduced(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         """Leaves an axis out that must stay whole: a zero may be the largest."""
         self.atoms.fix([values[0][axis] for axis in params["axes"]])
-        return self.summed(_, values, params)
+        return Labels(along for axis, along in enumerate(values[0]) if axis not in params["axes"])
 
     def windowed(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         (x,) = values
@@ -261,14 +210,18 @@ class _Rules:
         return [Labels(p if i == params["axis"] else along for i, along in enumerate(values[0])) for p in parts]
 
     def padded(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
+        """Appends entries: zeros may go with whatever they meet, as the channels that a shortcut appends."""
+        x, edge = labels_of(values[0]), values[1]
+        zero = not isinstance(edge, Labels | Tracer) and not np.any(np.asarray(edge))
         out = []
-        for along, (low, high, inside) in zip(labels_of(values[0]), params["padding_config"], strict=True):
+        for along, (low, high, inside) in zip(x, params["padding_config"], strict=True):
             if inside or low < 0 or high < 0:
                 self.atoms.fix([along])
                 length = len(along) + low + high + inside * max(0, len(along) - 1)
                 out.append(np.full(length, FIXED))
             else:
-                out.append(np.concatenate([np.full(low, FIXED), along, np.full(high, FIXED)]))
+                beside = CONSTANT if zero else FIXED
+                out.append(np.concatenate([np.full(low, beside), along, np.full(high, beside)]))
         return Labels(out)
 
     def gathered(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -294,7 +247,7 @@ class _Rules:
         if 0 in sizes:
             return NotImplemented
         out: list[Axis] = []
-        for before, after in _matched([len(along) for along in axes], sizes):
+        for before, after in matched([len(along) for along in axes], sizes):
             out.extend(self._regrouped([axes[i] for i in before], [sizes[j] for j in after]))
         return Labels(out)
 
@@ -307,7 +260,7 @@ class _Rules:
         if all(np.all(along == CONSTANT) for along in axes):
             return list(Labels.constant(sizes))
         free = [i for i, along in enumerate(axes) if self.atoms.free(along)]
-        kept = None if not free else free[0] if self.split == "first" else free[-1]
+        kept = None if not free else free[0] if self.splits.split == "first" else free[-1]
         self.atoms.fix([axes[i] for i in free if i != kept])
         if kept is None:
             return list(Labels.fixed(sizes))
@@ -315,10 +268,12 @@ class _Rules:
         along = axes[kept].reshape([-1 if i == kept else 1 for i in range(len(axes))])
         spread = np.broadcast_to(along, lengths).reshape(sizes)
         varies = [j for j, size in enumerate(sizes) if size > 1 and np.any(spread != np.take(spread, [0], j))]
-        chosen = varies[0] if self.split == "first" else varies[-1]
+        chosen = self.splits.choose(varies) if len(varies) > 1 else varies[0]
         rows = np.moveaxis(spread, chosen, 0).reshape(sizes[chosen], -1)
         for row in rows if len(varies) > 1 else ():
             self.atoms.tie(np.full(len(row) - 1, row[0]), row[1:])
+        if len(varies) > 1:
+            self.splits.chosen.append((len(varies), rows[:, 0]))
         return [rows[:, 0].copy() if j == chosen else np.full(size, FIXED) for j, size in enumerate(sizes)]
 
     def scanned(self, reading: Reading, params: dict[str, Any], values: Sequence[Any]) -> list[Labels]:
@@ -349,23 +304,6 @@ class _Rules:
                 self.atoms.fix([a, b])
             else:
                 self.atoms.tie(a, b)
-
-
-def _matched(before: list[int], after: list[int]) -> list[tuple[list[int], list[int]]]:
-    """Pairs runs of axes that hold as many entries, from the first on."""
-    pairs, i, j = [], 0, 0
-    while i < len(before) or j < len(after):
-        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + len(left), j + len(right)
-        while (a := math.prod(before[k] for k in left)) != (b := math.prod(after[k] for k in right)):
-            if a < b:
-                left.append(i)
-                i += 1
-            else:
-                right.append(j)
-                j += 1
-        pairs.append((left, right))
-    return pairs
 
 
 def _convolved(x: Labels, kernel: Labels, params: dict[str, Any]) -> tuple[int, ...]:

@@ -8,8 +8,14 @@ from typing import Any
 import jax
 from jax.extend.core import primitives as prim
 
-from jaxcompress.arrays import LowRank, Masked, dense, is_compressed, stacked
+from jaxcompress.arrays import LowRank, Masked, Sliced, Zeros, dense, is_compressed, stacked
+from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
+from jaxcompress.interpreters.slice_calls import SLICE_CALLS, custom_jvp
+from jaxcompress.interpreters.slice_rules import rules
+from jaxcompress.interpreters.slices import lowered, of_leaf, sliceable
+from jaxcompress.interpreters.zeros import without_zeros
+from jaxcompress.paths import Params
 
 
 def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -17,21 +23,55 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
 
     The model is traced on the dense shapes that the leaves stand for, and its program is then evaluated on the leaves:
     a product or convolution with a `LowRank` kernel runs as two thin ones, and an operation without a rule gets the
-    dense array. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export. Arguments that
-    are no arrays (bools, strings, None, Python numbers) stay what they are.
+    dense array. With `Sliced` weights, of which channels are removed, every operation runs on what is left of its
+    operands where its rule can (see `jaxcompress.interpreters.slices`), and the results are whole again; with `Zeros`
+    nothing is multiplied. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export.
+    Arguments that are no arrays (bools, strings, None, Python numbers) stay what they are.
 
     Without a compressed leaf among the arguments `apply` is called directly.
     """
 
     @functools.wraps(apply)
     def lifted(*args: Any, **kwargs: Any) -> Any:
-        if not any(map(is_compressed, jax.tree.leaves((args, kwargs), is_leaf=is_compressed))):
+        leaves = [leaf for leaf in jax.tree.leaves((args, kwargs), is_leaf=is_compressed) if is_compressed(leaf)]
+        if not leaves:
             return apply(*args, **kwargs)
         program = trace(apply, args, kwargs, is_compressed)
-        outputs = evaluate(_LIFT, program.closed, program.values)
-        return jax.tree.unflatten(program.outputs, [dense(out) for out in outputs])
+        reading = _ON_SLICES if any(isinstance(leaf, Sliced | Zeros) for leaf in leaves) else _LIFT
+        outputs = evaluate(reading, program.closed, [of_leaf(value) for value in program.values])
+        return jax.tree.unflatten(program.outputs, [lowered(out) for out in outputs])
 
     return lifted
+
+
+def smaller(apply: Callable[..., Any], params: Params) -> tuple[Callable[..., Any], Params]:
+    """Returns the model of which channels are removed as a function of its smaller weights, and these weights.
+
+    ``smaller(apply, params)`` gives ``(function, weights)`` with ``function(weights, *args)`` equal to the lifted
+    ``apply(params, *args)``; in `weights` what is left of a `Sliced` leaf stands by itself, so that whatever is done to
+    the weights of a dense model can be done to these; `Zeros` are not looked at there. Without `Sliced` leaves and
+    `Zeros` both are what they were.
+    """
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_compressed)
+    if not any(isinstance(leaf, Sliced | Zeros) for leaf in leaves):
+        return apply, params
+
+    def whole(leaf: Any, value: Any) -> Any:
+        match leaf:
+            case Zeros():
+                return leaf
+            case Sliced():
+                return replace(leaf, weight=value)
+            case _:
+                return value
+
+    @functools.wraps(apply)
+    def function(weights: Params, *args: Any, **kwargs: Any) -> Any:
+        values = structure.flatten_up_to(weights)
+        params = [whole(leaf, value) for leaf, value in zip(leaves, values, strict=True)]
+        return lift(apply)(jax.tree.unflatten(structure, params), *args, **kwargs)
+
+    return function, shrunk(params)
 
 
 def _dot(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -124,3 +164,32 @@ _LIFT = Reading(
     lower=dense,
     stacked=stacked,
 )
+
+
+def _on_slices() -> Reading:
+    """Returns the reading for `Sliced` and `Zeros` among the arguments; what is not cut is read as by `_LIFT`."""
+
+    def first(rule: Callable[..., Any], then: Callable[..., Any] | None) -> Callable[..., Any]:
+        def both(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+            out = rule(reading, values, params)
+            if out is not NotImplemented or then is None:
+                return out
+            return then(reading, list(map(_unsliced, values)), params)
+
+        return both
+
+    return Reading(
+        rules={p: without_zeros(p, first(rule, _LIFT.rules.get(p))) for p, rule in rules().items()},
+        concerns=lambda values: True,  # constants too: it counts what they are where others are cut
+        lower=lowered,
+        stacked=sliceable,
+        calls=SLICE_CALLS,
+        otherwise=lambda equation, values: custom_jvp(_ON_SLICES, equation, values),
+    )
+
+
+def _unsliced(value: Any) -> Any:
+    return value if is_compressed(value) else lowered(value)
+
+
+_ON_SLICES = _on_slices()

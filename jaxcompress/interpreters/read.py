@@ -15,6 +15,7 @@ from jaxcompress.arrays import dense, is_compressed
 from jaxcompress.interpreters.base import INLINE, Reading, evaluate, trace
 from jaxcompress.interpreters.fusion import fuse, is_constant
 from jaxcompress.interpreters.graph import INPUT, Graph, Node, Window, convolve, pool
+from jaxcompress.interpreters.lift import smaller
 from jaxcompress.paths import Params, flatten
 
 
@@ -23,11 +24,13 @@ def read(apply: Callable[..., Any], params: Params, example: Any) -> tuple[Graph
 
     `example` is one input, or its `jax.ShapeDtypeStruct`, with a batch of one first and channels last. `params` is all
     that the model needs to run as in inference, batch statistics included. The weights are differentiable in `params`;
-    compressed leaves stay what they are unless something has to be multiplied into them. Raises ValueError for an
-    operation that has no place in the graph.
+    compressed leaves stay what they are unless something has to be multiplied into them. Where channels are removed
+    (`Sliced` leaves), or layers (`Zeros`), the graph is that of the smaller model. Raises ValueError for an operation
+    that has no place in the graph.
     """
     if example.shape[0] != 1:
         raise ValueError(f"the example has shape {example.shape}; its first axis is a batch of one")
+    apply, params = smaller(apply, params)
     program = trace(apply, (params, example), {}, is_compressed)
     if len(program.values) != len(flatten(params)) + 1 or len(program.closed.jaxpr.outvars) != 1:
         raise ValueError("a graph is of one input array and one output array")

@@ -12,6 +12,7 @@ from jax.extend.core import primitives as prim
 from jaxcompress.arrays import densify
 from jaxcompress.interpreters.base import CALLS, Reading, evaluate, trace
 from jaxcompress.interpreters.cost import multiply_adds
+from jaxcompress.interpreters.lift import smaller
 from jaxcompress.paths import flatten
 
 
@@ -41,14 +42,16 @@ def uses(apply: Callable[..., Any], measure: Callable[[Use], Any]) -> Callable[.
     Uses stand in the order of the program. `measure` runs inside the same jit as the model, so that only what it
     returns is kept: a mean, a range, a second moment. The weight must be the second operand of a product or a
     convolution (``x @ w``), straight from `params` but for a transpose, reshape or conversion. Loops and rematerialised
-    blocks run as they stand, unseen. Compressed leaves stand for the dense array that they mean.
+    blocks run as they stand, unseen. Compressed leaves stand for the dense array that they mean, `Sliced` ones for what
+    is left: uses are those of the smaller model.
     """
 
     @functools.wraps(apply)
     def measured(params: Any, *args: Any, **kwargs: Any) -> dict[str, list[Any]]:
         found: defaultdict[str, list[Any]] = defaultdict(list)
+        function, params = smaller(apply, params)
         params = densify(params)
-        program = trace(apply, (params, *args), kwargs)
+        program = trace(function, (params, *args), kwargs)
         paths = list(flatten(params))
         marked = [_Weight(path, value) for path, value in zip(paths, program.values, strict=False)]
         evaluate(_reading(measure, found), program.closed, [*marked, *program.values[len(paths) :]])

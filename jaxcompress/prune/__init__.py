@@ -1,6 +1,11 @@
 """Pruning: transforms that take weights away."""
 
+from jaxcompress.arrays.sliced import shrunk as shrunk
+from jaxcompress.prune import activity as activity
+from jaxcompress.prune import depth as depth
+from jaxcompress.prune import importance as importance
 from jaxcompress.prune import scores as scores
+from jaxcompress.prune.compensation import reconstruct as reconstruct
 from jaxcompress.prune.dynamic import rigl as rigl
 from jaxcompress.prune.dynamic import sparse_evolution as sparse_evolution
 from jaxcompress.prune.learned import ac_dc as ac_dc
@@ -19,5 +24,12 @@ from jaxcompress.prune.patterns import Single as Single
 from jaxcompress.prune.reconstruction import optimal_brain_surgeon as optimal_brain_surgeon
 from jaxcompress.prune.reconstruction import sparsegpt as sparsegpt
 from jaxcompress.prune.reconstruction import wanda as wanda
+from jaxcompress.prune.removal import mask as mask
+from jaxcompress.prune.removal import remove as remove
+from jaxcompress.prune.removal import remove_from_state as remove_from_state
 from jaxcompress.prune.rewinding import rewind as rewind
 from jaxcompress.prune.rewinding import shuffle_masks as shuffle_masks
+from jaxcompress.prune.selection import macs_left as macs_left
+from jaxcompress.prune.selection import select as select
+from jaxcompress.prune.selection import select_within as select_within
+from jaxcompress.prune.slimming import slimming_penalty as slimming_penalty

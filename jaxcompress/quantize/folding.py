@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from jaxcompress.arrays import FakeQuantized, Scaled, dense
+from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.numerics.binary import reciprocal
 from jaxcompress.paths import Params, did_you_mean, flatten, rewrite
 from jaxcompress.quantize.learned import finite_weight, reduced_axes
@@ -76,7 +77,7 @@ def folded(
         return usable_factor(lax.stop_gradient(ratio)).reshape((1,) * (leaf.ndim - 1) + (-1,))
 
     def init(params: Params) -> Params:
-        leaves = flatten(params)
+        leaves = flatten(shrunk(params))
 
         def wrap(path: str, leaf: Any) -> Any:
             if owned(leaf, owner):
@@ -90,7 +91,7 @@ def folded(
         return rewrite(params, pattern, wrap)
 
     def update(params: Params, step: Array | int, **_: Any) -> Params:
-        leaves = flatten(params)
+        leaves = flatten(shrunk(params))
 
         def refresh(path: str, leaf: Any) -> Any:
             factor = factors(leaves, path, leaf)

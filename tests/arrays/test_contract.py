@@ -24,6 +24,7 @@ from jaxcompress.arrays import (
     StraightThrough,
     Ternary,
     TrainedTernary,
+    Zeros,
     data_fields,
     decode,
     dense,
@@ -186,6 +187,8 @@ LEAVES = {
     ),
     "movement": lambda: Movement(weight(), weight(2), mask(), "v"),
     "movement_bf16": lambda: Movement(weight(dtype=jnp.bfloat16), weight(2), mask(), "v"),
+    "zeros": lambda: Zeros(jnp.float32(0), SHAPE, "z"),
+    "zeros_bf16": lambda: Zeros(jnp.bfloat16(0), (3, *SHAPE), "z"),
     "masked_trained_ternary": lambda: Masked(trained_ternary(weight()), mask(), "m"),
 }
 ROUNDED = ("fake", "learned", "dorefa", "binary", "ternary", "dithered", "float8", "scaled")
@@ -290,7 +293,7 @@ def test_gradients_are_finite_and_only_of_trained_fields(name):
     assert jax.tree.structure(grads) == jax.tree.structure(trained)
     values = [np.asarray(g, np.float32) for g in jax.tree.leaves(grads)]
     assert all(np.isfinite(g).all() for g in values)
-    still = name in ("masked_away", "fake_zeros") or name.startswith("quantized")
+    still = name in ("masked_away", "fake_zeros", "zeros", "zeros_bf16") or name.startswith("quantized")
     assert any(g.any() for g in values) != still
 
 
