@@ -47,6 +47,7 @@ def patches_of(x, stride):
     return np.array(rows)
 
 
+@pytest.mark.slow
 def test_wanda_ranks_by_weight_times_the_norm_of_its_input_within_an_output():
     params, batches = model()
     pruned = wanda("(conv|fc)/kernel", 0.5, apply, batches).init(params)
@@ -109,6 +110,7 @@ def test_counts_are_exact_and_the_mask_stands(make):
     assert transform.update(pruned, 3) is pruned
 
 
+@pytest.mark.slow
 def test_what_is_made_up_for_keeps_the_outputs_nearer_than_magnitude():
     params, batches = model()
     x = jnp.concatenate(batches)
