@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, recipes, scoring, train
+from experiments import build, config, recipes, removal, scoring, train
 from experiments.activations import with_ranges
 from experiments.data import Dataset, drawn
-from experiments.variables import split
+from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
 
 _RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
@@ -53,9 +53,8 @@ class Plan(NamedTuple):
         epoch_steps = size // stage.batch
         optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
         recipe = recipes.recipe(stage, epoch_steps, experiment.seed)
-        objective = train.Objective(labels=stage.loss)
-        if stage.distill is not None:
-            objective = train.Objective(stage.distill.weight, stage.distill.temperature, stage.loss)
+        of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
+        objective = train.Objective(*of_teacher, stage.loss, stage.slimming)
         of_model = (experiment.model, data.classes, experiment.activations)
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
         return cls(
@@ -70,14 +69,17 @@ class Plan(NamedTuple):
 
 def _begun(experiment: config.Experiment, data: Dataset, epoch_steps: int, params: Any, rewound: Any) -> Any:
     """Applies the recipe of the last stage to the parameters that it starts from."""
+    stage = training(experiment)
+    if stage.remove is not None:
+        params = removal.removed(stage.remove, experiment, data, params)
     weights, statistics = split(params)
 
     def scores(technique: config.Connections, weights: Any) -> jc.prune.scores.Scores:
         return scoring.scores(technique, experiment, data, weights | statistics)
 
-    recipe = recipes.recipe(training(experiment), epoch_steps, experiment.seed, scores)
+    recipe = recipes.recipe(stage, epoch_steps, experiment.seed, scores)
     if rewound is None:
-        return _ranged(experiment, data, recipe.init(weights) | statistics)
+        return _ranged(experiment, data, on_weights(recipe.init, params))
     # Removed weights are zeros in the dense arrays, so that ranked anew they are the first to go.
     masked = recipe.init(densify(weights))
     weights, statistics = split(rewound)

@@ -10,7 +10,7 @@ import optax
 from jax import Array, lax
 
 import jaxcompress as jc
-from experiments.variables import split
+from experiments.variables import cut_like, split
 
 
 class State(NamedTuple):
@@ -32,11 +32,15 @@ class Examples(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """Weighs the loss: `distill` of it from the teacher at `temperature`, the rest, of a kind, from the labels."""
+    """Weighs the loss: `distill` of it from the teacher at `temperature`, the rest, of a kind, from the labels.
+
+    To that comes the penalty of network slimming, of strength `slimming`.
+    """
 
     distill: float = 0.0
     temperature: float = 1.0
     labels: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
+    slimming: float = 0.0
 
 
 def begin(params: Any, optimiser: optax.GradientTransformation) -> State:
@@ -83,7 +87,10 @@ def epoch_program(
         if objective.distill:
             soft = jc.distill.kd(logits, examples.teacher, objective.temperature)
             total = (1 - objective.distill) * total + objective.distill * soft
-        return total.mean(), statistics
+        mean = total.mean()
+        if objective.slimming:
+            mean = mean + jc.prune.slimming_penalty(params, strength=objective.slimming)
+        return mean, cut_like(statistics, state.statistics)
 
     @jax.jit
     def epoch(state: State, examples: Examples, key: Array) -> tuple[State, Array]:

@@ -1,8 +1,12 @@
 """The variables of a Linen model as the one tree of a run: its weights and, beside them, its running statistics."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import jax
+
+from jaxcompress.arrays import Sliced, is_compressed, sliced
 from jaxcompress.paths import Params
 
 STATISTICS = "batch_stats"  # Linen's collection of them, and their key in a run's parameters
@@ -32,6 +36,15 @@ def variables(params: Params) -> dict[str, Any]:
 def without_ranges(params: Params) -> Params:
     """Returns the parameters of a run but for the ranges of its activations."""
     return {name: tree for name, tree in params.items() if name != RANGES}
+
+
+def cut_like(statistics: Params, before: Params) -> Params:
+    """Removes from the statistics that a model returns, of full shapes, the channels that those before lack."""
+
+    def cut(old: Any, new: Any) -> Any:
+        return replace(old, weight=sliced(new, old.keep).weight) if isinstance(old, Sliced) else new
+
+    return jax.tree.map(cut, before, statistics, is_leaf=is_compressed)
 
 
 def on_weights(function: Callable[[Params], Params], params: Params) -> Params:

@@ -35,6 +35,7 @@ from experiments.config.techniques import DoReFa as DoReFa
 from experiments.config.techniques import Float8 as Float8
 from experiments.config.techniques import Magnitude as Magnitude
 from experiments.config.techniques import Ramp as Ramp
+from experiments.config.techniques import Removal as Removal
 from experiments.config.techniques import Technique as Technique
 from experiments.config.techniques import Ternary as Ternary
 from experiments.config.techniques import Threshold as Threshold

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Union
 
 from experiments.config.models import Data, Model, Pretrained
-from experiments.config.techniques import Activations, Technique
+from experiments.config.techniques import Activations, Removal, Technique
 from jaxcompress.paths import did_you_mean
 
 
@@ -56,6 +56,9 @@ class Stage:
 
     With `rewind` the recipe is applied to what the stage before made, and its masks are then put on other weights: the
     ``initial`` ones, ``random`` ones drawn anew, or those that an earlier stage, by name, handed on.
+
+    `remove` takes channels away at the start of the stage, before its recipe is applied. `slimming` is the strength of
+    the penalty on the scales of normalizations by which network slimming finds them (Liu et al. 2017).
     """
 
     name: str
@@ -69,8 +72,14 @@ class Stage:
     loss: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
     activations: Activations | None = None
     rewind: str | None = None
+    remove: Removal | None = None
+    slimming: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.remove is not None and self.rewind is not None:
+            raise ValueError(f"stage {self.name!r} removes channels; what it rewinds to would still have them")
+        if self.slimming < 0:
+            raise ValueError(f"stage {self.name!r}: slimming={self.slimming} is a strength of at least 0")
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:
             counts = f"epochs={self.epochs}, batch={self.batch}, verify={self.verify}"
             raise ValueError(f"stage {self.name!r}: {counts}; epochs and verify are at least 0, batch at least 1")

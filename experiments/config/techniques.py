@@ -144,4 +144,31 @@ class Activations:
     method: Literal["lsq", "lsq-plus", "pact", "dorefa"] = "lsq"
 
 
+@dataclass(frozen=True)
+class Removal:
+    """Removes the channels of the lowest `score`: a fraction `sparsity` of them, or until `macs`, a fraction, is left.
+
+    Scores are those of `jaxcompress.prune.importance`, of the groups that have a member ``path:axis`` matching
+    `members` (``norm-scale``: the scales of normalizations). `scope` ranks within each group or over all; with `macs`
+    it is always over all. What stays is a multiple of `round_to` in every group. If `reconstruct`, the layers that read
+    removed channels are refit by least squares. ``taylor`` and `reconstruct` look at `examples` training images drawn
+    by the seed.
+    """
+
+    score: Literal["l1", "l2", "norm-scale", "fpgm", "taylor", "random"] = "l2"
+    sparsity: float | None = None
+    macs: float | None = None
+    scope: Literal["layer", "global"] = "layer"
+    members: str | None = None
+    round_to: int = 1
+    reconstruct: bool = False
+    examples: int = 1000
+
+    def __post_init__(self) -> None:
+        if (self.sparsity is None) == (self.macs is None):
+            raise ValueError(f"sparsity={self.sparsity}, macs={self.macs}: a removal needs one of them")
+        if self.macs is not None and not 0 < self.macs < 1:
+            raise ValueError(f"macs={self.macs} is not a fraction in (0, 1)")
+
+
 Technique = Union[Magnitude, Connections, Threshold, Weights, Float8, LSQ, DoReFa, Binary, Ternary, Codebook, SVD]  # noqa: UP007
