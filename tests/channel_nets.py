@@ -36,13 +36,14 @@ def linen(module: nn.Module, *shape: int) -> ChannelNet:
 def of_nnx(make: Callable[[nnx.Rngs], nnx.Module], *shape: int) -> ChannelNet:
     x = jax.random.normal(jax.random.key(5), shape)
     graph, state, rest = nnx.split(make(nnx.Rngs(0)), nnx.Any(nnx.Param, nnx.BatchStat), ...)
-    leaves, structure = jax.tree.flatten(state)
+    paths, structure = jax.tree_util.tree_flatten_with_path(state)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
     def apply(params: Any, x: Any) -> Any:
-        state = jax.tree.unflatten(structure, [params[f"{i}"] for i in range(len(leaves))])
+        state = jax.tree.unflatten(structure, [params[name] for name in leaves])
         return nnx.merge(graph, state, rest, copy=True)(x)
 
-    return ChannelNet(apply, drawn({f"{i}": leaf for i, leaf in enumerate(leaves)}), x)
+    return ChannelNet(apply, drawn(leaves), x)
 
 
 class VGG(nn.Module):

@@ -116,15 +116,12 @@ def custom_jvp(reading: Reading, equation: core.JaxprEqn, values: Sequence[Any])
 
 def _derivative(equation: core.JaxprEqn, values: Sequence[Any]) -> core.ClosedJaxpr:
     """Writes down what the derivative of a function computes from whole operands and their tangents."""
-    invars = [v for v in equation.invars if not isinstance(v, core.Literal)]
-    literals = {i: v.val for i, v in enumerate(equation.invars) if isinstance(v, core.Literal)}
-    inner = equation.params["call_jaxpr"].jaxpr  # replaced, not made: it holds what public JAX cannot
-    program = inner.replace(
-        constvars=(), invars=invars, outvars=equation.outvars, eqns=[equation], effects=equation.effects
-    )
+    inner = equation.params["call_jaxpr"].jaxpr  # its inputs are distinct, where operands may be one variable twice
+    alone = equation.replace(invars=list(inner.invars))
+    program = inner.replace(constvars=(), outvars=alone.outvars, eqns=[alone], effects=alone.effects)
 
     def whole(*operands: Any) -> list[Any]:
-        return eval_jaxpr(program, (), *(x for i, x in enumerate(operands) if i not in literals))
+        return eval_jaxpr(program, (), *operands)
 
     like = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values]
     return jax.make_jaxpr(lambda primals, tangents: jax.jvp(whole, primals, tangents))(tuple(like), tuple(like))

@@ -21,6 +21,7 @@ from jaxcompress.arrays import (
     Quantized,
     Scaled,
     ScaledBinary,
+    Sliced,
     StraightThrough,
     Ternary,
     TrainedTernary,
@@ -32,6 +33,7 @@ from jaxcompress.arrays import (
     kinds,
     static_fields,
 )
+from jaxcompress.arrays.sliced import cut
 
 SHAPE = (6, 5)
 
@@ -94,6 +96,10 @@ def ternary(leaf):
 def trained_ternary(leaf, positive=0.8, negative=0.6):
     levels = jnp.float32([[positive]]), jnp.float32([[negative]])
     return TrainedTernary(leaf, *levels, jnp.float32(0.05), (-2, -1), "t")
+
+
+def sliced(leaf, rows=(0, 2, 3), columns=None, fill=0.0):
+    return Sliced(cut(leaf, (rows, columns), SHAPE), SHAPE, (rows, columns), fill, "s")
 
 
 LEAVES = {
@@ -189,6 +195,15 @@ LEAVES = {
     "movement_bf16": lambda: Movement(weight(dtype=jnp.bfloat16), weight(2), mask(), "v"),
     "zeros": lambda: Zeros(jnp.float32(0), SHAPE, "z"),
     "zeros_bf16": lambda: Zeros(jnp.bfloat16(0), (3, *SHAPE), "z"),
+    "sliced": lambda: sliced(weight()),
+    "sliced_both": lambda: sliced(weight(), (1, 2), (0, 4)),
+    "sliced_filled_bf16": lambda: sliced(weight(dtype=jnp.bfloat16), None, (3,), 1.5),
+    "sliced_masked": lambda: sliced(Masked(weight(), mask(), "m")),
+    "sliced_fake": lambda: sliced(fake(weight())),
+    "quantized_sliced": lambda: sliced(quantized(zero=3), (5,), (1, 2)),
+    "sliced_low_rank": lambda: sliced(low_rank(), (0, 5), (1, 2, 4)),
+    "sliced_clustered": lambda: sliced(clustered()),
+    "masked_sliced": lambda: Masked(sliced(weight()), mask(), "m"),
     "masked_trained_ternary": lambda: Masked(trained_ternary(weight()), mask(), "m"),
 }
 ROUNDED = ("fake", "learned", "dorefa", "binary", "ternary", "dithered", "float8", "scaled")

@@ -36,6 +36,19 @@ def lenet(tmp_path_factory):
     return net, params, path
 
 
+def test_removed_channels_are_not_written(tmp_path):
+    def apply(params, x):
+        return jax.nn.relu(x @ params["a"]) @ params["b"]
+
+    params = {"a": jax.random.normal(jax.random.key(0), (16, 128)), "b": jnp.ones((128, 16))}
+    x = jnp.ones((1, 16))
+    found = jc.channels(apply, params, x)
+    small = jc.prune.remove(params, found, {0: np.arange(128) % 8 == 0})
+    assert (
+        tflite(jc.lift(apply), small, x, tmp_path / "small") < tflite(jc.lift(apply), params, x, tmp_path / "all") / 3
+    )
+
+
 def test_lenet_runs_in_litert_as_in_jax(lenet):
     net, params, path = lenet
     images = np.asarray(jax.random.normal(jax.random.key(1), (5, 28, 28, 1)))

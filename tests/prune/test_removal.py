@@ -1,0 +1,323 @@
+"""Holds models of which channels are removed to the same models with zeros, and to smaller models built anew."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from experiments import models
+from jaxcompress import arrays, channels, combine, lift, macs, partition, smaller
+from jaxcompress.arrays import Masked, Sliced, densify
+from jaxcompress.prune import mask, remove, remove_from_state, shrunk
+from tests.channel_nets import CHANNEL_NETS, linen
+from tests.nets import LinenMLP
+
+
+def half(found, fraction=0.5, seed=0):
+    """Draws which channels of each group stay."""
+    rng = np.random.default_rng(seed)
+    return {
+        i: np.isin(np.arange(group.channels), rng.permutation(group.channels)[int(group.channels * fraction) :])
+        for i, group in enumerate(found.groups)
+        if group.channels > 1
+    }
+
+
+def close(a, b, tolerance=2e-5):
+    scale = max(1e-6, float(np.max(np.abs(b))))
+    np.testing.assert_allclose(a, b, atol=tolerance * scale, rtol=0)
+
+
+def weights_of(tree):
+    """Returns a tree of masked or sliced leaves, or gradients in their places, without these."""
+    inner = lambda leaf: leaf.weight if isinstance(leaf, Masked | Sliced) else leaf
+    return jax.tree.map(inner, tree, is_leaf=arrays.is_compressed)
+
+
+def run(apply, params, x):
+    """Returns the output, and the gradients of a sum of it that tells its entries apart."""
+
+    @jax.jit
+    def derived(trained, fixed):
+        def loss(trained):
+            out = lift(apply)(combine(trained, fixed), x)
+            return jnp.sum(out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)), out
+
+        (_, out), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        return out, grads
+
+    return derived(*partition(params))
+
+
+@pytest.mark.parametrize("name", CHANNEL_NETS)
+def test_a_model_without_channels_equals_the_one_with_zeros(name):
+    net = CHANNEL_NETS[name]()
+    found = channels(net.apply, net.params, net.x)
+    kept = half(found)
+    assert kept and not found.pinned
+    cut = jax.jit(lambda params: remove(params, found, kept))
+    small, zeroed = cut(net.params), mask(net.params, found, kept)
+    jax.tree.map(np.testing.assert_array_equal, *jax.jit(densify)((small, zeroed)))
+    out, grads = run(net.apply, small, net.x)
+    expected, of_zeroed = run(net.apply, zeroed, net.x)
+    close(out, expected)
+    expected_grads = cut(weights_of(of_zeroed))
+    largest = max(float(np.max(np.abs(g))) for g in jax.tree.leaves(expected_grads))
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * largest, rtol=0)
+    assert macs(lift(net.apply), small, net.x) < 0.75 * macs(net.apply, net.params, net.x)
+
+
+# Multiply-adds, by hand
+
+
+def counted(net, keeping):
+    """Returns the multiply-adds of what is left when the first `keeping` of each group of that many channels stay."""
+    found = channels(net.apply, net.params, net.x)
+    kept = {i: np.arange(group.channels) < keeping[group.channels] for i, group in enumerate(found.groups)}
+    return macs(lift(net.apply), remove(net.params, found, kept), net.x)
+
+
+def test_multiply_adds_of_a_perceptron():
+    net = linen(LinenMLP((8, 6, 3)), 2, 5)
+    assert counted(net, {8: 5, 6: 1}) == 2 * (5 * 5 + 5 * 1 + 1 * 3)
+
+
+def test_multiply_adds_of_lenet5():
+    net = CHANNEL_NETS["linen_lenet5"]()
+    expected = 24 * 24 * 25 * 3 + 8 * 8 * 25 * 3 * 5 + 16 * 5 * 7 + 7 * 3
+    assert counted(net, {4: 3, 6: 5, 8: 7}) == expected
+
+
+def test_multiply_adds_of_a_depthwise_separable_net():
+    net = linen(models.MobileNetV1(alpha=0.25, blocks=((16, 1), (24, 1))), 1, 8, 8, 3)  # 8, 4 and 6 channels
+    per_place = 9 * 3 * 5 + 9 * 5 + 5 * 3 + 9 * 3 + 3 * 2
+    assert counted(net, {8: 5, 4: 3, 6: 2}) == 16 * per_place + 2 * 2
+
+
+def test_multiply_adds_of_attention():
+    net = CHANNEL_NETS["linen_fused_attention"]()  # 3 heads of 2, a width of 6, 5 tokens, a batch of 2
+    width, heads, tokens = 4, 2, 5
+    products = 4 * 5 * width + tokens * width * 3 * heads * 2 + 2 * heads * tokens * tokens * 2
+    assert counted(net, {6: width, 3: heads}) == 2 * (products + tokens * heads * 2 * width + width * 2)
+
+
+def test_layers_in_a_scan_multiply_what_is_left():
+    net = CHANNEL_NETS["linen_scan"]()
+    assert counted(net, {6: 4, 8: 3}) == 2 * (5 * 4 + 3 * (4 * 3 + 3 * 4) + 4 * 2)
+
+
+# What is left by itself
+
+
+def test_a_perceptron_built_anew_computes_the_same():
+    net = linen(models.MLP((8, 6), classes=3), 2, 4, 4, 1)
+    found = channels(net.apply, net.params, net.x)
+    kept = {0: np.arange(8) % 3 > 0, 1: np.arange(6) % 2 == 0}
+    left = shrunk(remove(net.params, found, kept))
+    built = models.MLP((5, 3), classes=3)
+    assert jax.tree.map(jnp.shape, left) == jax.tree.map(jnp.shape, built.init(jax.random.key(0), net.x))
+    close(built.apply(left, net.x), net.apply(densify(mask(net.params, found, kept)), net.x), 1e-6)
+
+
+def test_a_residual_net_built_anew_computes_the_same():
+    net = linen(models.ResNet8(width=4), 1, 8, 8, 3)
+    found = channels(net.apply, net.params, net.x)
+    left = shrunk(jax.jit(lambda params: remove(params, found, half(found)))(net.params))
+    built = models.ResNet8(width=2)
+    assert jax.tree.map(jnp.shape, left) == jax.tree.map(jnp.shape, built.init(jax.random.key(0), net.x))
+    zeroed = densify(mask(net.params, found, half(found)))
+    close(jax.jit(built.apply)(left, net.x), jax.jit(net.apply)(zeroed, net.x), 1e-5)
+
+
+def test_a_norm_of_layers_goes_on_to_divide_by_the_number_that_there_was():
+    def apply(params, x):
+        return nn.LayerNorm(use_bias=False).apply({"params": {"scale": params["scale"]}}, x @ params["a"]) @ params["b"]
+
+    params = {"a": jnp.eye(3, 4), "scale": jnp.ones(4), "b": jnp.eye(4, 2)}
+    found = channels(apply, params, x := jnp.float32([[3.0, 6.0, -2.0]]))
+    assert [group.summed for group in found.groups] == [True]
+    out = lift(apply)(remove(params, found, {0: np.arange(4) < 2}), x)
+    values = np.float64([3, 6, 0, 0])  # a zero for each that is removed
+    close(out, ((values - values.mean()) / np.sqrt(values.var() + 1e-6))[None, :2], 1e-6)
+
+
+def test_only_what_is_summed_over_is_said_to_be():
+    net = linen(models.MLP((8,), classes=3, norm=True), 2, 4, 4, 1)
+    assert [group.summed for group in channels(net.apply, net.params, net.x).groups] == [False]
+
+
+def test_the_smaller_model_is_a_function_of_what_is_left():
+    net = CHANNEL_NETS["linen_mobilenet"]()
+    found = channels(net.apply, net.params, net.x)
+    removed = remove(net.params, found, half(found))
+    function, left = smaller(net.apply, removed)
+    assert not any(map(arrays.is_compressed, jax.tree.leaves(left, is_leaf=arrays.is_compressed)))
+    close(jax.jit(function)(left, net.x), jax.jit(lift(net.apply))(removed, net.x), 1e-6)
+    again = channels(function, left, net.x)
+    assert [group.channels for group in again.groups] == [4, 2, 3] and not again.pinned
+    further = remove(left, again, half(again))
+    assert macs(lift(function), further, net.x) < 0.6 * macs(function, left, net.x)
+    run_again = jax.jit(lift(function))
+    close(run_again(further, net.x), run_again(mask(left, again, half(again)), net.x), 1e-6)
+
+
+def test_channels_are_removed_again_from_what_is_left():
+    net = linen(LinenMLP((8, 6, 3)), 2, 5)
+    found = channels(net.apply, net.params, net.x)
+    first, second = np.arange(8) > 2, np.arange(8) % 2 == 0
+    twice = remove(remove(net.params, found, {0: first}), found, {0: second})
+    once = remove(net.params, found, {0: first & second})
+    assert jax.tree.structure(twice) == jax.tree.structure(once)
+    jax.tree.map(np.testing.assert_array_equal, twice, once)
+
+
+# Training goes on
+
+
+def test_statistics_of_a_batch_and_dropout_are_those_of_the_model_with_zeros():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(6, (3, 3))(x)))
+            return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(nn.Dense(8)(x.mean((1, 2)))))
+
+    net, key = linen(_Inference(Net()), 2, 5, 5, 3), jax.random.key(7)
+    params = {name: tree["net"] for name, tree in net.params.items()}
+    found = channels(lambda params, x: Net().apply(params, x, False), params, net.x)
+    kept = half(found)
+    apply = lambda params, x: Net().apply(params, x, True, mutable=["batch_stats"], rngs={"dropout": key})
+    small = remove(params, found, kept)
+    (out, moved), (expected, of_zeroed) = (lift(apply)(p, net.x) for p in (small, mask(params, found, kept)))
+    close(out, expected)
+    for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(of_zeroed), strict=True):
+        close(a, b)
+    # What comes back has the full shapes; it is cut as the parameters were.
+    statistics = remove(params | moved, found, kept)["batch_stats"]
+    assert jax.tree.structure(statistics) == jax.tree.structure(small["batch_stats"])
+    full, left = macs(apply, params, net.x), macs(lift(apply), small, net.x)
+    assert left == 2 * (25 * 9 * 3 * 3 + 3 * 4 + 4 * 2) and full == 2 * (25 * 9 * 3 * 6 + 6 * 8 + 8 * 2)
+
+
+class _Inference(nn.Module):
+    net: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return self.net(x, False)
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        optax.adamw(1e-2),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2, momentum=0.9, nesterov=True)),
+        optax.multi_transform(
+            {"a": optax.adam(1e-2), "b": optax.sgd(1e-2, momentum=0.9)},
+            lambda params: jax.tree_util.tree_map_with_path(lambda k, _: "a" if "fc1" in str(k) else "b", params),
+        ),
+    ],
+    ids=["adamw", "momentum", "two"],
+)
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+def test_the_state_of_an_optimiser_loses_the_same_slices(optimiser, masked):
+    net = linen(LinenMLP((4, 3)), 2, 5)
+    params = net.params
+    if masked:
+        params = jax.tree.map(lambda w: Masked(w, w > -0.3) if w.ndim > 1 else w, params)
+    found = channels(net.apply, params, net.x)
+    kept = {found.groups[0].name: np.bool_([True, False, False, True])}
+    trained, fixed = partition(params)
+    state, moved = optimiser.init(trained), trained
+
+    def update(*args):
+        with jax.numpy_dtype_promotion("standard"):  # Adam counts in integers
+            return jax.jit(optimiser.update)(*args)
+
+    for i in range(3):
+        grads = jax.tree.map(lambda w, i=i: jnp.cos(w + i), moved)
+        updates, state = update(grads, state, moved)
+        moved = optax.apply_updates(moved, updates)
+    before = combine(moved, fixed)
+    left = remove_from_state(state, before, found, kept)
+    small = partition(remove(before, found, kept))[0]
+    assert jax.tree.structure(left) == jax.tree.structure(optimiser.init(small))
+    assert jax.tree.map(jnp.shape, left) == jax.tree.map(jnp.shape, optimiser.init(small))
+    # One more step of the smaller model is that of the larger one, at what stays.
+    cut = lambda tree: partition(remove(combine(tree, fixed), found, kept))[0]
+    grads = jax.tree.map(jnp.sin, moved)
+    if "clip" not in str(optimiser) and not isinstance(left[0], optax.EmptyState):
+        after = optax.apply_updates(moved, update(grads, state, moved)[0])
+        stepped = optax.apply_updates(small, update(cut(grads), left, small)[0])
+        for a, b in zip(jax.tree.leaves(stepped), jax.tree.leaves(cut(after)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_sums_over_rows_are_no_state_slice_by_slice():
+    net = linen(LinenMLP((4, 3)), 2, 5)
+    found = channels(net.apply, net.params, net.x)
+    state = {"rows": jax.tree.map(lambda w: w.sum(0), net.params)}
+    with pytest.raises(ValueError, match=r"rows/params/fc1/bias of shape \(\) .* is no slice|rows/params/fc1/kernel"):
+        remove_from_state(state, net.params, found, {0: np.bool_([True, True, False, True])})
+
+
+# What is refused
+
+
+def perceptron():
+    net = linen(LinenMLP((4, 3)), 2, 5)
+    return net.params, channels(net.apply, net.params, net.x)
+
+
+@pytest.mark.parametrize("function", [remove, mask])
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({0: np.zeros(4, bool)}, "would remove all 4 channels of params/fc1/bias:0"),
+        ({0: np.ones(3, bool)}, r"must be bools of shape \(4,\).*has shape \(3,\)"),
+        ({0: np.ones(4)}, "dtype float64"),
+        ({1: np.ones(4, bool)}, "group 1 is not one of the 1 groups"),
+        ({-1: np.ones(4, bool)}, "group -1 is not one of"),
+        ({"params/fc1/bias": np.ones(4, bool)}, "did you mean 'params/fc1/bias:0'"),
+    ],
+)
+def test_what_is_no_selection_is_refused(function, kept, message):
+    params, found = perceptron()
+    with pytest.raises(ValueError, match=message):
+        function(params, found, kept)
+
+
+def test_other_parameters_are_refused():
+    params, found = perceptron()
+    with pytest.raises(ValueError, match="is not what the channels of params/fc1/bias:0 are slices of"):
+        remove({"params": {"fc2": params["params"]["fc2"]}}, found, {0: np.arange(4) < 2})
+
+
+def test_a_name_of_two_groups_is_refused():
+    def apply(params, x):
+        a, b = x @ params["a"], x @ params["a"]
+        return a[:, :2] @ params["b"] + b[:, 2:] @ params["c"]
+
+    params = {"a": jnp.ones((3, 6)), "b": jnp.ones((2, 1)), "c": jnp.ones((4, 1))}
+    found = channels(apply, params, jnp.ones((1, 3)))
+    assert [group.name for group in found.groups] == ["a:1", "a:1"]
+    with pytest.raises(ValueError, match=r"'a:1' is the name of the groups \[0, 1\]"):
+        remove(params, found, {"a:1": np.ones(2, bool)})
+
+
+def test_nothing_removed_is_nothing_changed():
+    params, found = perceptron()
+    for function in (remove, mask):
+        same = function(params, found, {0: np.ones(4, bool)})
+        assert jax.tree.structure(same) == jax.tree.structure(params)
+
+
+def test_an_unknown_operation_keeps_its_channels():
+    def apply(params, x):
+        return jnp.sort(x @ params["a"], -1) @ params["b"]
+
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 1))}
+    found = channels(apply, params, jnp.ones((1, 3)))
+    assert found.groups == () and found.pinned == {"sort": 1}
