@@ -29,7 +29,7 @@ test-all: env  ## all tests
 
 peers: env  ## parity with PyTorch as well (installs torch)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
-	$(BIN)/python -m pytest tests/peers -m 'not slow'
+	$(BIN)/python -m pytest -n auto tests/peers -m 'not slow'
 
 lint: env  ## formatting, lint and types
 	$(BIN)/ruff format --check .

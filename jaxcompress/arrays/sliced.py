@@ -130,10 +130,10 @@ def sliced(leaf: Any, keep: Sequence[Sequence[int] | None], shape: Sequence[int]
 
     Entries are those of the dense array, also where some were removed before, which stay removed. A compressed leaf is
     cut inside: masks, codes and scales by channel go with the weight, and a scale that follows from the weight follows
-    from what is left. `shape` is that of the leaf, needed where parts of it are None (`jaxcompress.partition`). Returns
-    the leaf itself where nothing is removed, and where nothing was left (`Zeros`). Raises ValueError for what are no
-    ascending entries of an axis, for an axis of which nothing would be left, and for a leaf that shares numbers between
-    slices (scales by group).
+    from what is left. `shape` is that of the leaf, needed where it holds no arrays (in a part of what
+    `jaxcompress.partition` split). Returns the leaf itself where nothing is removed, and where nothing was left
+    (`Zeros`). Raises ValueError for what are no ascending entries of an axis, for an axis of which nothing would be
+    left, and for a leaf that shares numbers between slices (scales by group).
     """
     shape = tuple(leaf.shape if shape is None else shape)
     if len(keep) != len(shape):
@@ -171,7 +171,7 @@ def _further(leaf: Sliced, keep: Keep) -> Sliced:
 def cut(leaf: Any, keep: Keep, shape: Sequence[int]) -> Any:
     """Returns the leaf of the smaller array; `shape` is that of the larger."""
     keep = tuple(None if e is None or len(e) == n else e for n, e in zip(shape, keep, strict=True))
-    if leaf is None or all(entries is None for entries in keep):
+    if all(entries is None for entries in keep) or not jax.tree.leaves(leaf):
         return leaf
     match leaf:
         case LowRank():
@@ -191,7 +191,7 @@ def cut(leaf: Any, keep: Keep, shape: Sequence[int]) -> Any:
 
 def _part(leaf: CompressedArray, name: str, inner: Any, keep: Keep, shape: Sequence[int]) -> Any:
     """Cuts one field of a leaf; along axes of one entry it stands for all."""
-    if inner is None or inner.ndim == 0:
+    if not jax.tree.leaves(inner) or inner.ndim == 0:
         return inner
     if inner.ndim != len(shape) or any(n not in (1, size) for n, size in zip(inner.shape, shape, strict=True)):
         kind = type(leaf).__name__

@@ -33,7 +33,8 @@ def remove(params: Params, channels: Channels, kept: Kept) -> Params:
     of which no channel would stay, and parameters that are not those of the channels.
     """
     masks = _masks(params, channels, kept)
-    return _by_path(params, lambda path, leaf: _cut(path, leaf, masks.get(path, {}), tuple(leaf.shape)))
+    cut = lambda path, leaf: _cut(path, leaf, masks[path], tuple(leaf.shape)) if path in masks else leaf
+    return _by_path(params, cut)
 
 
 def mask(params: Params, channels: Channels, kept: Kept) -> Params:
@@ -73,7 +74,7 @@ def remove_from_state(state: Any, params: Params, channels: Channels, kept: Kept
         of = next((name for i in range(len(keys)) if (name := "/".join(keys[i:])) in shapes), None)
         if of is None or all(stays.all() for stays in masks.get(of, {}).values()):
             return leaf
-        if not is_compressed(leaf) and tuple(np.shape(leaf)) != shapes[of]:
+        if jax.tree.leaves(leaf) and not is_compressed(leaf) and tuple(np.shape(leaf)) != shapes[of]:
             if np.size(leaf) <= 1:
                 return leaf
             raise ValueError(
@@ -85,15 +86,13 @@ def remove_from_state(state: Any, params: Params, channels: Channels, kept: Kept
 
 
 def _by_path(tree: Any, function: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: function(path_text(keys), leaf), tree, is_leaf=is_compressed
-    )
+    """Replaces leaves, and what holds the places of leaves that are elsewhere, by ``function(path, leaf)``."""
+    held = lambda node: node is None or (isinstance(node, tuple) and not node) or is_compressed(node)
+    return jax.tree_util.tree_map_with_path(lambda keys, leaf: function(path_text(keys), leaf), tree, is_leaf=held)
 
 
 def _cut(path: str, leaf: Any, masks: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Any:
     keep = [np.flatnonzero(masks[axis]).tolist() if axis in masks else None for axis in range(len(shape))]
-    if not masks:
-        return leaf
     try:
         return sliced(leaf, keep, shape)
     except ValueError as error:

@@ -265,3 +265,27 @@ def test_indices_are_arrays_of_channels_by_entries():
     (group,) = made.groups
     assert group.channels == 4 and group.name == "a:1"
     assert all(isinstance(member.indices, np.ndarray) and member.indices.shape == (4, 1) for member in group.members)
+
+
+@pytest.mark.parametrize("order", ["bq3hd", "bqh3d"])
+def test_heads_are_found_in_a_product_of_queries_keys_and_values(order):
+    def apply(p, x):
+        sizes = {"b": 1, "q": 5, "3": 3, "h": 4, "d": 2}
+        qkv = jnp.moveaxis((x @ p["a"]).reshape([sizes[axis] for axis in order]), order.index("3"), 0)
+        mixed = jnp.einsum("bqhd,bkhd,bkhe->bqhe", qkv[0], qkv[1], qkv[2])
+        return mixed.reshape(1, 5, 8) @ p["b"]
+
+    groups, pinned = found(apply, ones(a=(6, 24), b=(8, 1)), (1, 5, 6))
+    numbers = np.moveaxis(np.arange(24).reshape((3, 4, 2) if order == "bq3hd" else (4, 3, 2)), order.index("h") - 2, 0)
+    assert [group["a", 1] for group in groups] == [numbers.reshape(4, 6).tolist()] and not pinned
+    assert groups[0]["b", 0] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_channels_of_zeros_that_a_shortcut_appends_go_with_what_they_meet():
+    def apply(p, x):
+        x = x @ p["a"]
+        return (jnp.pad(x, ((0, 0), (0, 2))) + jax.nn.relu(x) @ p["b"]) @ p["c"]
+
+    groups, _ = found(apply, ones(a=(3, 2), b=(2, 4), c=(4, 1)), (1, 3))
+    assert groups[1] == {("b", 1): [[2], [3]], ("c", 0): [[2], [3]]}
+    assert groups[0] == {("a", 1): [[0], [1]], ("b", 0): [[0], [1]], ("b", 1): [[0], [1]], ("c", 0): [[0], [1]]}

@@ -51,7 +51,12 @@ def run(apply, params, x):
     return derived(*partition(params))
 
 
-@pytest.mark.parametrize("name", CHANNEL_NETS)
+SLOW = {"linen_resnet", "linen_resnet_identity", "linen_vit", "linen_fused_attention", "linen_normalized", "nnx_scan"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CHANNEL_NETS]
+)
 def test_a_model_without_channels_equals_the_one_with_zeros(name):
     net = CHANNEL_NETS[name]()
     found = channels(net.apply, net.params, net.x)
@@ -122,6 +127,7 @@ def test_a_perceptron_built_anew_computes_the_same():
     close(built.apply(left, net.x), net.apply(densify(mask(net.params, found, kept)), net.x), 1e-6)
 
 
+@pytest.mark.slow
 def test_a_residual_net_built_anew_computes_the_same():
     net = linen(models.ResNet8(width=4), 1, 8, 8, 3)
     found = channels(net.apply, net.params, net.x)
