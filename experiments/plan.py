@@ -52,22 +52,35 @@ class Plan(NamedTuple):
             raise ValueError(f"stage {stage.name!r} raises its sparsity: its best epoch would be one before the end")
         epoch_steps = size // stage.batch
         optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
-        recipe = recipes.recipe(stage, epoch_steps, experiment.seed)
+        outputs = build.trainer(experiment.model, data.classes, experiment.activations)
+        setting = recipes.Setting(epoch_steps, experiment.seed, loss=_plain_loss(outputs, stage.loss))
+        recipe = recipes.recipe(stage, setting)
         of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
         objective = train.Objective(*of_teacher, stage.loss, stage.slimming)
-        of_model = (experiment.model, data.classes, experiment.activations)
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
         return cls(
-            train.epoch_program(build.trainer(*of_model), optimiser, recipe, objective, stage.batch),
-            build.predictor(*of_model),
+            train.epoch_program(
+                outputs, optimiser, recipe, objective, stage.batch, moves_masks=recipes.moves_masks(stage)
+            ),
+            build.predictor(experiment.model, data.classes, experiment.activations),
             examples,
             build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
-            lambda params, rewound: train.begin(_begun(experiment, data, epoch_steps, params, rewound), optimiser),
+            lambda params, rewound: train.begin(_begun(experiment, data, setting, params, rewound), optimiser),
             recipes.handed_on(stage),
         )
 
 
-def _begun(experiment: config.Experiment, data: Dataset, epoch_steps: int, params: Any, rewound: Any) -> Any:
+def _plain_loss(outputs: Callable[..., tuple[jax.Array, Any]], kind: str) -> Callable[[Any, train.Examples], jax.Array]:
+    """Returns the loss of a batch by its labels alone; dropout is drawn alike for all batches."""
+
+    def loss(params: Any, examples: train.Examples) -> jax.Array:
+        logits, _ = outputs(params, examples.images, jax.random.key(0))
+        return train.LOSSES[kind](logits, examples.labels).mean()
+
+    return loss
+
+
+def _begun(experiment: config.Experiment, data: Dataset, setting: recipes.Setting, params: Any, rewound: Any) -> Any:
     """Applies the recipe of the last stage to the parameters that it starts from."""
     stage = training(experiment)
     if stage.remove is not None:
@@ -77,7 +90,7 @@ def _begun(experiment: config.Experiment, data: Dataset, epoch_steps: int, param
     def scores(technique: config.Connections, weights: Any) -> jc.prune.scores.Scores:
         return scoring.scores(technique, experiment, data, weights | statistics)
 
-    recipe = recipes.recipe(stage, epoch_steps, experiment.seed, scores)
+    recipe = recipes.recipe(stage, setting._replace(score=scores))
     if rewound is None:
         return _ranged(experiment, data, on_weights(recipe.init, params))
     # Removed weights are zeros in the dense arrays, so that ranked anew they are the first to go.

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 import jaxcompress as jc
 from experiments import config
@@ -13,15 +14,32 @@ from jaxcompress.arrays import Binary, Dithered
 from jaxcompress.paths import Params
 from jaxcompress.transform import identity_update, rewrite_owned
 
-Score = Callable[[config.Connections, Params], jc.prune.scores.Scores]
 
+class Setting(NamedTuple):
+    """Holds what transforms are made of besides their technique; epochs become steps by `epoch_steps`.
 
-def recipe(stage: config.Stage, epoch_steps: int, seed: int, score: Score | None = None) -> jc.Transform:
-    """Builds the transforms of a stage; epochs become steps by `epoch_steps`.
-
-    Their `init` needs a `score` where a technique ranks connections, their `update` does not.
+    ``score(technique, params)`` ranks connections, when they are pruned by `init`; ``loss(params, examples)`` is what
+    RigL grows by.
     """
-    return jc.chain(*(_transform(technique, epoch_steps, seed, score) for technique in stage.recipe))
+
+    epoch_steps: int = 1
+    seed: int = 0
+    score: Callable[[config.Connections, Params], jc.prune.scores.Scores] | None = None
+    loss: Callable[[Params, Any], Array] | None = None
+
+    def steps(self, epochs: float) -> int:
+        """Returns the number of steps of some epochs."""
+        return round(epochs * self.epoch_steps)
+
+
+def recipe(stage: config.Stage, setting: Setting) -> jc.Transform:
+    """Builds the transforms of a stage."""
+    return jc.chain(*(_transform(technique, setting) for technique in stage.recipe))
+
+
+def moves_masks(stage: config.Stage) -> bool:
+    """Tells whether weights come back into use in a stage, for which the optimiser's state of others must be zero."""
+    return any(isinstance(technique, config.Dynamic | config.ACDC) for technique in stage.recipe)
 
 
 def handed_on(stage: config.Stage) -> Callable[[Params], Params]:
@@ -55,17 +73,29 @@ def _without_noise(leaf: Any) -> Any:
             return leaf
 
 
-def _transform(spec: config.Technique, epoch_steps: int = 1, seed: int = 0, score: Score | None = None) -> jc.Transform:
+def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Transform:  # noqa: B008 (immutable)
     match spec:
         case config.Magnitude():
-            sparsity = spec.sparsity if spec.ramp is None else _ramp(spec.ramp, spec.sparsity, epoch_steps)
+            sparsity = spec.sparsity if spec.ramp is None else _ramp(spec.ramp, spec.sparsity, setting)
             return jc.prune.magnitude(spec.pattern, sparsity, scope=spec.scope, every=spec.every)
         case config.Connections():
-            return _connections(spec, score)
+            return _connections(spec, setting)
+        case config.Dynamic():
+            return _dynamic(spec, setting)
+        case config.NM() if spec.method == "sr-ste":
+            return jc.prune.sr_ste(spec.pattern, spec.n, spec.m, decay=spec.decay)
+        case config.NM():
+            return jc.prune.n_m(spec.pattern, spec.n, spec.m)
+        case config.Movement():
+            return jc.prune.movement(spec.pattern, _ramp(spec.ramp, spec.sparsity, setting), every=spec.every)
+        case config.ACDC():
+            begin, end, compressed, whole = map(setting.steps, (spec.begin, spec.end, spec.compressed, spec.dense))
+            phases: dict[str, Any] = {"begin": begin, "end": end, "compressed_steps": compressed, "dense_steps": whole}
+            return jc.prune.ac_dc(spec.pattern, spec.sparsity, **phases)
         case config.Threshold():
             return jc.prune.threshold(spec.pattern, spec.quality)
         case config.Weights():
-            bits = spec.bits if spec.ramp is None else _ramp(spec.ramp, spec.bits, epoch_steps)
+            bits = spec.bits if spec.ramp is None else _ramp(spec.ramp, spec.bits, setting)
             options = {name: getattr(spec, name) for name in ("granularity", "group", "symmetric", "stochastic")}
             return jc.quantize.weights(spec.pattern, bits, **options)
         case config.Float8():
@@ -79,27 +109,38 @@ def _transform(spec: config.Technique, epoch_steps: int = 1, seed: int = 0, scor
         case config.Ternary():
             return jc.quantize.ternary(spec.pattern, spec.method, threshold=spec.threshold)
         case config.Codebook():
-            key = seed_key(seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
+            key = seed_key(setting.seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
             return jc.quantize.codebook(spec.pattern, spec.bits, initial=spec.initial, key=key)
         case config.SVD():
             return jc.factorize.svd(spec.pattern, spec.rank, energy=spec.energy)
 
 
-def _connections(spec: config.Connections, score: Score | None) -> jc.Transform:
+def _connections(spec: config.Connections, setting: Setting) -> jc.Transform:
     """Returns the transform that ranks connections by the parameters that it is given, once."""
 
     def by(scores: jc.prune.scores.Scores | None) -> jc.Transform:
         return jc.prune.by_score(spec.pattern, spec.sparsity, scores, allocation=spec.allocation)
 
     def init(params: Params) -> Params:
-        if score is None:
+        if setting.score is None:
             raise ValueError(f"connections of {spec.pattern!r} need a score")
-        return by(score(spec, params)).init(params)
+        return by(setting.score(spec, params)).init(params)
 
     return jc.Transform(by(None).names, init, identity_update)
 
 
-def _ramp(ramp: config.Ramp, final: float, epoch_steps: int) -> jc.schedules.Schedule:
+def _dynamic(spec: config.Dynamic, setting: Setting) -> jc.Transform:
+    key = seed_key(setting.seed, f"{spec.method} {spec.pattern}")
+    options: dict[str, Any] = {"key": key, "end": setting.steps(spec.end)}
+    options |= {name: getattr(spec, name) for name in ("allocation", "fraction", "every")}
+    if spec.method == "set":
+        return jc.prune.sparse_evolution(spec.pattern, spec.sparsity, **options)
+    if setting.loss is None:
+        raise ValueError(f"rigl of {spec.pattern!r} needs a loss to grow by")
+    return jc.prune.rigl(spec.pattern, spec.sparsity, setting.loss, **options)
+
+
+def _ramp(ramp: config.Ramp, final: float, setting: Setting) -> jc.schedules.Schedule:
     shape = {"linear": jc.schedules.linear, "cubic": jc.schedules.cubic}[ramp.shape]
-    begin, end = (round(epochs * epoch_steps) for epochs in (ramp.begin, ramp.end))
+    begin, end = map(setting.steps, (ramp.begin, ramp.end))
     return shape(ramp.initial, final, begin=begin, end=end)

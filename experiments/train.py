@@ -64,7 +64,7 @@ def square_hinge(logits: Array, labels: Array) -> Array:
     return jnp.sum(jnp.square(jax.nn.relu(1 - targets * logits)), axis=-1)
 
 
-_LOSSES = {"cross-entropy": optax.softmax_cross_entropy_with_integer_labels, "square-hinge": square_hinge}
+LOSSES = {"cross-entropy": optax.softmax_cross_entropy_with_integer_labels, "square-hinge": square_hinge}
 
 
 def epoch_program(
@@ -73,17 +73,19 @@ def epoch_program(
     recipe: jc.Transform,
     objective: Objective,
     batch: int,
+    *,
+    moves_masks: bool = False,
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
     """Compiles ``epoch(state, examples, key) -> (state, mean loss)``: one pass in an order drawn from `key`.
 
     `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
-    that pass.
+    that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step.
     """
 
     def loss(trainable: Any, state: State, examples: Examples, key: Array) -> tuple[Array, Any]:
         params = params_of(state._replace(trainable=trainable))
         logits, statistics = outputs(params, examples.images, key)
-        total = _LOSSES[objective.labels](logits, examples.labels)
+        total = LOSSES[objective.labels](logits, examples.labels)
         if objective.distill:
             soft = jc.distill.kd(logits, examples.teacher, objective.temperature)
             total = (1 - objective.distill) * total + objective.distill * soft
@@ -104,8 +106,11 @@ def epoch_program(
             (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(state.trainable, state, chosen, key)
             updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
             moved = jc.combine(optax.apply_updates(state.trainable, updates), state.fixed)
-            params = recipe.update(moved, state.step + 1, grads=grads, key=key)
-            return State(*jc.partition(params), opt_state, state.step + 1, statistics), value
+            params = recipe.update(moved, state.step + 1, grads=grads, key=key, batch=chosen)
+            trainable, fixed = jc.partition(params)
+            if moves_masks:
+                opt_state = jc.prune.mask_moments(opt_state, params)
+            return State(trainable, fixed, opt_state, state.step + 1, statistics), value
 
         state, losses = lax.scan(step, state, order)
         return state, losses.mean()

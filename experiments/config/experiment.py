@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, Union
 
 from experiments.config.models import Data, Model, Pretrained
-from experiments.config.techniques import Activations, Removal, Technique
+from experiments.config.pruning import Removal
+from experiments.config.quantization import Activations
+from experiments.config.techniques import Technique
 from jaxcompress.paths import did_you_mean
 
 

@@ -73,8 +73,7 @@ def test_connections_are_scored_on_training_images_before_training(settings, sco
     technique = config.Connections(KERNELS, 0.8, score, examples=50)
     experiment = replace(DENSE, stages=(config.Stage("sparse", 0, recipe=(technique,)),))
     plan, state = runs.start(experiment, runs.dataset(DENSE.data, None), settings)
-    leaves = jax.tree.leaves(jc.combine(state.trainable, state.fixed), is_leaf=is_compressed)
-    masks = [leaf.mask for leaf in leaves if isinstance(leaf, Masked)]
+    masks = [leaf.mask for leaf in masked(state)]
     size = sum(mask.size for mask in masks)
     assert sum(int(mask.sum()) for mask in masks) == size - round(0.8 * size)
     assert int(plan.begin(build.initial_params(experiment, runs.dataset(DENSE.data, None)), None).step) == 0
@@ -104,3 +103,23 @@ def test_a_stage_rewinds_only_to_one_before_it(name):
     words = f"stage 'two' rewinds to '{name}'; a later stage can, to one of initial, random, one"
     with pytest.raises(ValueError, match=words):
         replace(DENSE, stages=stages)
+
+
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_dynamic_sparse_training_keeps_counts_and_moves_weights(settings, method):
+    technique = config.Dynamic(KERNELS, 0.8, 2.0, method, every=4)
+    experiment = replace(DENSE, stages=(config.Stage("dynamic", 2, 50, recipe=(technique,)),))
+    plan, state = runs.start(experiment, runs.dataset(DENSE.data, None), settings)
+    before = [leaf.mask for leaf in masked(state)]
+    after, _ = plan.program(state, plan.examples, jax.random.key(0))
+    moved = [leaf.mask for leaf in masked(after)]
+    assert [int(m.sum()) for m in moved] == [int(m.sum()) for m in before]
+    assert any(np.any(new != old) for new, old in zip(moved, before, strict=True))
+    momentum = {leaf.shape: leaf for leaf in jax.tree.leaves(after.opt_state)}
+    for leaf in masked(after):
+        assert np.any(momentum[leaf.shape]) and not np.any(np.where(leaf.mask, 0, momentum[leaf.shape]))
+
+
+def masked(state):
+    leaves = jax.tree.leaves(jc.combine(state.trainable, state.fixed), is_leaf=is_compressed)
+    return [leaf for leaf in leaves if isinstance(leaf, Masked)]

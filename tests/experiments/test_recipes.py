@@ -18,7 +18,7 @@ def promotion():
 
 
 def recipe(*techniques, seed=0, epoch_steps=10):
-    return recipes.recipe(config.Stage("s", 1, recipe=techniques), epoch_steps, seed)
+    return recipes.recipe(config.Stage("s", 1, recipe=techniques), recipes.Setting(epoch_steps, seed))
 
 
 def kernel():
@@ -61,6 +61,28 @@ def test_recipe_knows_low_bit_weights(technique, kind):
     assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
 
 
+@pytest.mark.parametrize(
+    "technique, kind",
+    [
+        (config.Dynamic("fc1/kernel", 0.5, 2, "set", every=3), "Masked"),
+        (config.NM("fc1/kernel", 1, 2), "Masked"),
+        (config.NM("fc1/kernel", 2, 4, "sr-ste"), "StraightThrough"),
+        (config.Movement("fc1/kernel", 0.5, config.Ramp(2)), "Movement"),
+        (config.ACDC("fc1/kernel", 0.5, 1, 6, 1, 1), "Masked"),
+    ],
+)
+def test_recipe_knows_how_masks_are_trained(technique, kind):
+    leaf = recipe(technique).init(kernel())["fc1"]["kernel"]
+    assert type(leaf).__name__ == kind
+    updated = recipe(technique).update({"fc1": {"kernel": leaf}}, 100, key=jax.random.key(0))["fc1"]["kernel"]
+    assert int(updated.mask.sum()) == 24
+
+
+def test_rigl_needs_a_loss_to_grow_by():
+    with pytest.raises(ValueError, match="rigl of 'fc1/kernel' needs a loss to grow by"):
+        recipe(config.Dynamic("fc1/kernel", 0.5, 2))
+
+
 def test_bits_fall_along_a_ramp():
     falling = recipe(config.Weights("fc1/kernel", 3, ramp=config.Ramp(2, 1, 8, "linear")))
     params = falling.init(kernel())
@@ -70,7 +92,7 @@ def test_bits_fall_along_a_ramp():
 
 def test_drawn_roundings_are_handed_on_to_nearest():
     stage = config.Stage("s", 1, recipe=(config.Weights("fc1/kernel", 3, stochastic=True),))
-    drawn = recipes.recipe(stage, 10, 0)
+    drawn = recipes.recipe(stage, recipes.Setting(10))
     wrapped = drawn.update(drawn.init(kernel()), 1, key=jax.random.key(0))["fc1"]["kernel"]
     handed = recipes.handed_on(stage)({"fc1": {"kernel": wrapped}})["fc1"]["kernel"]
     nearest = dense(jc.pack({"kernel": wrapped})["kernel"])
@@ -83,7 +105,7 @@ def test_noise_of_training_is_not_handed_on(test):
     noise = config.Binary("fc1/kernel", stochastic=True, test=test)
     stage = config.Stage("s", 1, recipe=(noise, config.Weights("fc1/bias", 4)))
     params = {"fc1": kernel()["fc1"] | {"bias": jnp.ones(6)}}
-    drawn = recipes.recipe(stage, 10, 0)
+    drawn = recipes.recipe(stage, recipes.Setting(10))
     wrapped = drawn.update(drawn.init(params), 1, key=jax.random.key(0))
     weight = wrapped["fc1"]["kernel"].weight
     signs = np.where(weight >= 0, 1, -1)
@@ -120,7 +142,7 @@ def test_connections_are_ranked_once_by_the_scores_given():
         asked.append(technique)
         return {"fc1/kernel": jnp.arange(48.0).reshape(8, 6)}
 
-    pruned = recipes.recipe(config.Stage("s", 1, recipe=(technique,)), 10, 0, score)
+    pruned = recipes.recipe(config.Stage("s", 1, recipe=(technique,)), recipes.Setting(10, score=score))
     params = pruned.init(kernel())
     assert asked == [technique]
     np.testing.assert_array_equal(params["fc1"]["kernel"].mask, np.arange(48).reshape(8, 6) >= 24)
