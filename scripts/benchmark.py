@@ -43,9 +43,14 @@ def train_step(options: Flat) -> None:
     _report("A training step, batch of {batch}", benchmarks.train_step, options)
 
 
-def masks(options: Flat) -> None:
-    """Times the update of an exact mask: by sort and by argsort : by bisection, and an update : a training step."""
-    _report("A mask update, 90 % removed", benchmarks.mask_update, options)
+def prune(options: Flat) -> None:
+    """Times the update of an exact mask, models with fewer channels, and how long it takes to find these.
+
+    An update by sort and by argsort : by bisection, and an update : a training step; a batch without half of the
+    channels : with them masked; the channels of a model found : its program traced; and float files in LiteRT, dense,
+    with scattered zeros, and without half of the channels.
+    """
+    _report("Pruning, batch of {batch}", benchmarks.prune, options)
 
 
 def quantize(options: Flat) -> None:
@@ -61,7 +66,7 @@ def quantize(options: Flat) -> None:
 def main() -> None:
     """Runs the command line."""
     with cli.ending():
-        commands = {"train-step": train_step, "masks": masks, "quantize": quantize}
+        commands = {"train-step": train_step, "prune": prune, "quantize": quantize}
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
 
 

@@ -1,6 +1,6 @@
 """What techniques cost in time: steps, mask updates, integers and their files, measured side by side."""
 
-from experiments.benchmarks.masks import mask_update as mask_update
+from experiments.benchmarks.pruned import prune as prune
 from experiments.benchmarks.quantized import quantize as quantize
 from experiments.benchmarks.steps import train_step as train_step
 from experiments.benchmarks.timing import QUICK as QUICK

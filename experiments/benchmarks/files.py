@@ -41,17 +41,17 @@ def compare(name: str, device: Integers, effort: Effort) -> Report:
         ways |= theirs
         times = race(ways, effort.rounds)
         contents = {way: ways[way]() for way in ways if way not in _ALIKE}
-        found = _latencies(contents, pathlib.Path(folder), effort)
+        found = latencies(contents, pathlib.Path(folder), effort)
     floats = np.asarray(jax.jit(problem.model)(problem.params, images))
-    error = {way: _error(converters.outputs(content, images), floats) for way, content in contents.items()}
+    errors = {way: error(converters.outputs(content, images), floats) for way, content in contents.items()}
 
     def file(way: str) -> File:
         median = float(np.median([turn.median_us for turn in found[way]]))
         fastest = min(turn.min_us for turn in found[way])
-        return File(name, way, float(np.median(times[way])), len(contents[way]), median, fastest, error[way])
+        return File(name, way, float(np.median(times[way])), len(contents[way]), median, fastest, errors[way])
 
     compared = [way for way in ways if STOCK in ways and way != STOCK]
-    errors = error | dict.fromkeys(_ALIKE, error[OURS])
+    errors |= dict.fromkeys(_ALIKE, errors[OURS])
     rows = [row(f"{name}, a file written", times, way, STOCK, errors[way]) for way in compared]
     return Report(rows, notes, [file(way) for way in contents])
 
@@ -78,7 +78,7 @@ def ours(model: steps.Logits, params: Any, images: np.ndarray) -> bytes:
     return writer.to_bytes(jc.quantize.to_integers(graph, rounded, grids))
 
 
-def _latencies(contents: dict[str, bytes], folder: pathlib.Path, effort: Effort) -> dict[str, list[Latency]]:
+def latencies(contents: dict[str, bytes], folder: pathlib.Path, effort: Effort) -> dict[str, list[Latency]]:
     """Times every file in fresh processes, which take turns in shuffled rounds."""
     paths = {way: folder / f"{number}.tflite" for number, way in enumerate(contents)}
     for way, path in paths.items():
@@ -92,5 +92,6 @@ def _latencies(contents: dict[str, bytes], folder: pathlib.Path, effort: Effort)
     return turns
 
 
-def _error(found: np.ndarray, floats: np.ndarray) -> float:
+def error(found: np.ndarray, floats: np.ndarray) -> float:
+    """Returns the root of the mean squared difference, as a share of that of `floats`."""
     return float(np.sqrt(np.mean((found - floats) ** 2) / np.mean(floats**2)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import converters, files, masks, peer, quantized, steps, timing
+from experiments.benchmarks import converters, files, masks, peer, pruned, quantized, steps, timing
 from jaxcompress.export import writer
 from jaxcompress.export.litert import Latency
 from jaxcompress.interpreters.integers import Layer
@@ -51,15 +51,28 @@ def test_train_step_has_every_row_and_every_variant_its_result(monkeypatch, tmp_
     assert jax.devices()[0].device_kind in printed and "jax " + jax.__version__ in printed
 
 
-def test_masks_has_every_row_and_equal_masks(monkeypatch, tmp_path):
-    found = run(monkeypatch, tmp_path, "masks")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_prune_has_every_row_equal_masks_and_smaller_files(monkeypatch, tmp_path):
+    found = run(monkeypatch, tmp_path, "prune")
     rows = [(row["subject"], row["against"]) for row in found["rows"]]
     assert rows == [
         *[("mask of 600 weights", masks.BISECTION)] * 2,
         *[("mask of 576 weights", masks.BISECTION)] * 2,
         ("LeNet-300-100", masks.DENSE_STEP),
+        *[(f"{name}, a batch", pruned.MASKED) for name in pruned.MODELS],
+        *[(name, pruned.TRACING) for name in ("ResNet-20", "ViT")],
     ]
-    assert [row["difference"] for row in found["rows"]] == [0] * 5
+    assert max(row["difference"] for row in found["rows"]) < 1e-5
+    assert [row["difference"] for row in found["rows"][:5]] == [0] * 5
+    if peer.installed("tensorflow"):
+        names = [pruned.DENSE, pruned.SCATTERED, pruned.REMOVED]
+        assert [(file["subject"], file["writer"]) for file in found["files"]] == [
+            (model, name) for model in pruned.MODELS for name in names
+        ]
+        for dense, scattered, removed in (found["files"][:3], found["files"][3:]):
+            assert scattered["bytes"] == dense["bytes"] > 1.5 * removed["bytes"]
+            assert max(file["error"] for file in (dense, scattered, removed)) < 1e-4
 
 
 def test_ranks_and_bisection_agree_on_ties_and_a_sort_keeps_them_all():
@@ -164,7 +177,7 @@ def test_outputs_are_in_reals_by_the_scales_of_the_file():
 
 
 def test_the_error_of_a_file_is_a_share_of_the_outputs():
-    assert files._error(np.array([3.0, 4.0]), np.array([0.0, 5.0])) == pytest.approx((10 / 25) ** 0.5)
+    assert files.error(np.array([3.0, 4.0]), np.array([0.0, 5.0])) == pytest.approx((10 / 25) ** 0.5)
 
 
 def test_small_ratios_keep_two_digits():
@@ -178,7 +191,7 @@ def test_a_row_is_the_median_of_paired_ratios():
 
 
 def test_no_rounds_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "masks", "--quick", "--rounds", "0"])
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "prune", "--quick", "--rounds", "0"])
     with pytest.raises(SystemExit) as ended:
         benchmark.main()
     assert ended.value.code == 2
