@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.numerics import affine
+from tests.traces import Compiled
 
 SIZE = 16
 # Within float32's normal range by a wide margin, so that a scale never underflows.
@@ -128,10 +129,10 @@ def test_traced_bits_are_one_trace_and_the_values_of_static_ones():
         scale, zero = affine.weight_range(weight, bits, None, True)
         return affine.dequantize(affine.quantize(weight, scale, zero, bits, True), scale, zero)
 
-    traced = jax.jit(rounded)
+    traced = Compiled(rounded)
     for bits in range(2, 9):
         np.testing.assert_array_equal(traced(weight, jnp.int32(bits)), rounded(weight, bits))
-    assert traced._cache_size() == 1
+    assert traced.calls == 1
     swept = jax.vmap(rounded, (None, 0))(weight, jnp.arange(2, 9))
     np.testing.assert_array_equal(swept[3], rounded(weight, 5))
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.numerics import learned
+from tests.traces import Compiled
 
 SIZE = 12
 REALS = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 2.0**-60)
@@ -231,13 +232,13 @@ EVERY_QUANTIZER = pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=
 
 @EVERY_QUANTIZER
 def test_bits_may_be_traced_and_swept_in_one_program(quantizer):
-    values, traced = gaussian(50), jax.jit(quantizer)
+    values, traced = gaussian(50), Compiled(quantizer)
     swept = jax.jit(jax.vmap(quantizer, (None, 0)))(values, jnp.arange(2, 9))
     for bits, out in zip(range(2, 9), swept, strict=True):
         static = quantizer(values, bits)
         np.testing.assert_array_equal(traced(values, jnp.int32(bits)), static)
         np.testing.assert_array_equal(out, static)
-    assert traced._cache_size() == 1
+    assert traced.calls == 1
 
 
 @EVERY_QUANTIZER

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.numerics.masks import keep_largest, keep_largest_of_each, kept_count
+from tests.traces import Compiled
 
 SIZE = 24
 # dtype, the unsigned integer of its width, and the bits of its infinity: the non-negative floats are 0..infinity.
@@ -177,10 +178,10 @@ def test_formats_mixed_in_one_group_rank_by_value():
 
 
 def test_a_traced_count_is_one_trace():
-    keep_fresh = jax.jit(lambda scores, count: keep_largest([scores], count)[0])
+    keep_fresh = Compiled(lambda scores, count: keep_largest([scores], count)[0])
     sums = [int(keep_fresh(jnp.arange(7.0), count).sum()) for count in range(8)]
     assert sums == list(range(8))
-    assert keep_fresh._cache_size() == 1
+    assert keep_fresh.calls == 1
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import pytest
 from jaxcompress import chain, combine, densify, pack, partition, quantize, schedules
 from jaxcompress.arrays import Masked
 from jaxcompress.prune import Blocks, Runs, ac_dc, movement, sr_ste, straight_through
+from tests.traces import Compiled
 
 W = jnp.array([[4.0, -1.0], [-3.0, 2.0], [2.0, -3.0], [1.0, 4.0]])
 
 
 def train(transform, params, loss, rate=0.1, steps=3):
-    @jax.jit
+    @Compiled
     def step(params, i):
         trained, fixed = partition(params)
         grads = jax.grad(lambda trained: loss(densify(combine(trained, fixed))))(trained)
@@ -26,7 +27,7 @@ def train(transform, params, loss, rate=0.1, steps=3):
     seen = [transform.init(params)]
     for i in range(1, steps + 1):
         seen.append(step(seen[-1], jnp.int32(i)))
-    assert step._cache_size() == 1
+    assert step.calls == 1
     return seen
 
 
@@ -88,7 +89,7 @@ def test_movement_of_all_layers_together_and_below_a_quantizer():
 def test_ac_dc_takes_turns_and_removed_weights_start_from_zero():
     transform = ac_dc("a|b", 0.5, begin=2, end=9, compressed_steps=2, dense_steps=3)
     params = {"a": W, "b": jnp.full((4,), 10.0)}
-    tree, update, counts = transform.init(params), jax.jit(transform.update), []
+    tree, update, counts = transform.init(params), Compiled(transform.update), []
     for step in range(12):
         tree = update(tree, jnp.int32(step))
         counts.append(int(tree["a"].mask.sum()) + int(tree["b"].mask.sum()))
@@ -96,7 +97,7 @@ def test_ac_dc_takes_turns_and_removed_weights_start_from_zero():
             smaller = tree
     # Dense, compressed at 2 and 3, dense at 4 to 6, compressed at 7 and 8, and at the end.
     assert counts == [12, 12, 6, 6, 12, 12, 12, 6, 6, 6, 6, 6]
-    assert update._cache_size() == 1
+    assert update.calls == 1
     np.testing.assert_array_equal(smaller["a"].weight, [[4, 0], [0, 0], [0, 0], [0, 4]])
     back = transform.update(smaller, 4)
     np.testing.assert_array_equal(back["a"].dense(), smaller["a"].weight)

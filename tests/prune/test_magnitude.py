@@ -13,6 +13,7 @@ from jaxcompress import densify, quantize
 from jaxcompress.arrays import Masked
 from jaxcompress.prune import magnitude, threshold
 from jaxcompress.schedules import cubic, cyclic, one_shot
+from tests.traces import Compiled
 
 CUBIC = cubic(0.0, 0.9, begin=2, end=12)
 
@@ -77,7 +78,7 @@ def test_a_second_init_keeps_the_mask_of_the_first():
 def test_gradual_pruning_follows_zhu_and_gupta_in_one_trace():
     transform = magnitude("a|b", CUBIC)
     params = transform.init(weights((10, 10), (40,)))
-    update = jax.jit(transform.update)
+    update = Compiled(transform.update)
     for step in range(16):
         params = update(params, jnp.int32(step))
         # Zhu & Gupta 2017, eq. 1, from 0 to 0.9 over the steps 2 to 12.
@@ -85,13 +86,13 @@ def test_gradual_pruning_follows_zhu_and_gupta_in_one_trace():
         assert abs(100 - 100 * sparsity - kept(params)["a"]) <= 0.51
         assert abs(40 - 40 * sparsity - kept(params)["b"]) <= 0.51
     assert kept(params) == {"a": 10, "b": 4}
-    assert update._cache_size() == 1
+    assert update.calls == 1
 
 
 def test_a_training_step_with_gradual_pruning_is_traced_once():
     transform = magnitude("a", CUBIC)
 
-    @jax.jit
+    @Compiled
     def train_step(params, step):
         slope = jax.grad(lambda p: jnp.sum(jnp.sin(densify(p)["a"])), allow_int=True)(params)
         moved = Masked(params["a"].weight - 0.1 * slope["a"].weight, params["a"].mask, params["a"].owner)
@@ -100,7 +101,7 @@ def test_a_training_step_with_gradual_pruning_is_traced_once():
     params = transform.init(weights((5, 5)))
     for step in range(4):
         params = train_step(params, jnp.int32(step))
-    assert train_step._cache_size() == 1
+    assert train_step.calls == 1
 
 
 def test_gradual_pruning_in_scan_is_the_loop():
@@ -180,14 +181,14 @@ def test_cyclic_pruning_brings_weights_back_with_their_last_value():
 
 def test_every_asks_the_schedule_only_at_its_multiples():
     transform = magnitude("a", CUBIC, every=5)
-    params, update = transform.init(weights((100,))), jax.jit(transform.update)
+    params, update = transform.init(weights((100,))), Compiled(transform.update)
     counts = []
     for step in range(17):
         params = update(params, jnp.int32(step))
         counts.append(kept(params)["a"])
     # Eq. 1 at the steps 0, 5, 10, 15: 0.9 * (1 - 0.7**3) = 0.5913, 0.9 * (1 - 0.2**3) = 0.8928, 0.9.
     assert counts == [100] * 5 + [41] * 5 + [11] * 5 + [10] * 2
-    assert update._cache_size() == 1
+    assert update.calls == 1
 
 
 def test_removed_weights_get_no_gradient_and_kept_ones_the_dense_gradient():

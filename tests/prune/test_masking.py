@@ -1,6 +1,5 @@
 """Checks pruning by score: allocations, structures, given scores, schedules, and what is refused."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from jaxcompress import chain, densify, quantize, schedules
 from jaxcompress.arrays import Masked
 from jaxcompress.prune import Blocks, PerOutput, Runs, by_score, n_m
 from jaxcompress.prune.allocation import lamp
+from tests.traces import Compiled
 
 SHAPES = {"a": (8, 12), "b": (4, 4, 4), "c": (16,)}
 
@@ -66,11 +66,11 @@ def test_given_scores_serve_a_schedule_and_are_found_inside_other_leaves():
     tree, scores = {"a": jnp.ones(8)}, {"a": jnp.arange(8.0)}
     ramp = schedules.linear(0.0, 0.5, end=4)
     transform = chain(by_score("a", ramp, scores), quantize.weights("a", 4, granularity="tensor"))
-    tree, update = transform.init(tree), jax.jit(transform.update)
+    tree, update = transform.init(tree), Compiled(transform.update)
     for step in range(6):
         tree = update(tree, jnp.int32(step))
         assert densify(tree)["a"].tolist() == [0.0] * min(step, 4) + [1.0] * (8 - min(step, 4))
-    assert update._cache_size() == 1
+    assert update.calls == 1
 
 
 def test_a_score_function_sees_the_weights_as_they_were_when_last_in_use():
