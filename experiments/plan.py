@@ -48,8 +48,8 @@ class Plan(NamedTuple):
             raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
         if stage.select == "best-validation" and not len(data.validation.labels):
             raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
-        if stage.select == "best-validation" and any(getattr(t, "ramp", None) for t in stage.recipe):
-            raise ValueError(f"stage {stage.name!r} raises its sparsity: its best epoch would be one before the end")
+        if stage.select == "best-validation" and any(map(_unfinished, stage.recipe)):
+            raise ValueError(f"stage {stage.name!r} changes its sparsity: its best epoch would be one before the end")
         epoch_steps = size // stage.batch
         optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
         outputs = build.trainer(experiment.model, data.classes, experiment.activations)
@@ -68,6 +68,11 @@ class Plan(NamedTuple):
             lambda params, rewound: train.begin(_begun(experiment, data, setting, params, rewound), optimiser),
             recipes.handed_on(stage),
         )
+
+
+def _unfinished(technique: config.Technique) -> bool:
+    """Tells whether what a technique compresses to is reached in the course of its stage."""
+    return isinstance(technique, config.ACDC) or getattr(technique, "ramp", None) is not None
 
 
 def _plain_loss(outputs: Callable[..., tuple[jax.Array, Any]], kind: str) -> Callable[[Any, train.Examples], jax.Array]:

@@ -119,7 +119,9 @@ def _connections(spec: config.Connections, setting: Setting) -> jc.Transform:
     """Returns the transform that ranks connections by the parameters that it is given, once."""
 
     def by(scores: jc.prune.scores.Scores | None) -> jc.Transform:
-        return jc.prune.by_score(spec.pattern, spec.sparsity, scores, allocation=spec.allocation)
+        # Named after the sparsity too, so that a later stage prunes on.
+        name = f"connections[{spec.pattern}, {spec.sparsity:g}]"
+        return jc.prune.by_score(spec.pattern, spec.sparsity, scores, allocation=spec.allocation, name=name)
 
     def init(params: Params) -> Params:
         if setting.score is None:

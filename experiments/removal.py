@@ -9,8 +9,10 @@ import optax
 import jaxcompress as jc
 from experiments import build, config
 from experiments.data import Dataset, drawn
+from jaxcompress.arrays import is_compressed
 from jaxcompress.interpreters.channels import Channels
 from jaxcompress.paths import Params
+from jaxcompress.prune.groups import matching
 
 _BATCH = 100  # images looked at together
 
@@ -33,6 +35,8 @@ def removed(spec: config.Removal, experiment: config.Experiment, data: Dataset, 
         whole = jc.macs(logits, params, example)
         kept = jc.prune.select_within(scores, channels, cost, spec.macs * whole, **options)
     if spec.reconstruct:
+        if any(map(is_compressed, jax.tree.leaves(params, is_leaf=is_compressed))):
+            raise ValueError("reconstruct refits plain arrays; earlier stages have compressed some")
         images = [images for images, _ in batches]
         params = jc.prune.reconstruct(logits, params, channels, kept, images)
     return jc.prune.remove(params, channels, kept)
@@ -66,4 +70,6 @@ def _scores(
         case "taylor":
             return importance.taylor(loss, params, channels, batches, **options)
         case "random":
-            return importance.random(key, channels)
+            drawn_scores = importance.random(key, channels)
+            chosen = drawn_scores if spec.members is None else matching(channels, spec.members)
+            return {name: drawn_scores[name] for name in chosen}

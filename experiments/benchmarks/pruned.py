@@ -89,7 +89,7 @@ def _finding(name: str, effort: Effort) -> Row:
     def trace() -> Any:
         return jax.make_jaxpr(lambda variables, x: module.apply(variables, x))(variables, example)  # anew, not cached
 
-    def find() -> Any:
-        return jc.channels(lambda variables, x: module.apply(variables, x), variables, example).groups and None
+    def find() -> None:
+        jc.channels(lambda variables, x: module.apply(variables, x), variables, example)
 
     return row(name, race({FINDING: find, TRACING: trace}, effort.rounds), FINDING, TRACING, 0)

@@ -78,8 +78,6 @@ class Stage:
     slimming: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.remove is not None and self.rewind is not None:
-            raise ValueError(f"stage {self.name!r} removes channels; what it rewinds to would still have them")
         if self.slimming < 0:
             raise ValueError(f"stage {self.name!r}: slimming={self.slimming} is a strength of at least 0")
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:
@@ -144,6 +142,8 @@ class Experiment:
             self.stages[0], PostTraining
         ):
             raise ValueError("a PostTraining stage stands last in an experiment, on top of another")
+        if any(_removes(stage) for stage in self.stages) and any(getattr(s, "rewind", None) for s in self.stages):
+            raise ValueError("an experiment that removes channels cannot rewind: earlier weights still have them")
         for index, stage in enumerate(self.stages):
             known = ["initial", "random", *names[:index]]
             if isinstance(stage, Stage) and stage.rewind is not None and (stage.rewind not in known or not index):
@@ -163,6 +163,10 @@ class Experiment:
         if stage not in names:
             raise ValueError(f"no stage {stage!r}{did_you_mean(stage, names)}; there are {', '.join(names)}")
         return replace(self, stages=self.stages[: names.index(stage) + 1])
+
+
+def _removes(stage: AnyStage) -> bool:
+    return isinstance(stage, Stage) and stage.remove is not None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ class Magnitude:
     scope: Literal["layer", "global"] = "layer"
     every: int = 50
 
+    def __post_init__(self) -> None:
+        _check_sparsity(self.pattern, self.sparsity)
+
 
 @dataclass(frozen=True)
 class Connections:
@@ -30,6 +33,11 @@ class Connections:
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
     allocation: Literal["uniform", "global", "erk", "lamp"] = "global"
     examples: int = 100
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self.pattern, self.sparsity)
+        if self.score == "grasp" and self.allocation == "lamp":
+            raise ValueError(f"scores of grasp for {self.pattern!r} have either sign; lamp ranks by their squares")
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class Dynamic:
     allocation: Literal["uniform", "erk"] = "erk"
     fraction: float = 0.3
     every: int = 100
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self.pattern, self.sparsity)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,9 @@ class Movement:
     ramp: Ramp
     every: int = 50
 
+    def __post_init__(self) -> None:
+        _check_sparsity(self.pattern, self.sparsity)
+
 
 @dataclass(frozen=True)
 class ACDC:
@@ -83,6 +97,9 @@ class ACDC:
     end: float
     compressed: float
     dense: float
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self.pattern, self.sparsity)
 
 
 @dataclass(frozen=True)
@@ -118,3 +135,12 @@ class Removal:
             raise ValueError(f"sparsity={self.sparsity}, macs={self.macs}: a removal needs one of them")
         if self.macs is not None and not 0 < self.macs < 1:
             raise ValueError(f"macs={self.macs} is not a fraction in (0, 1)")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity={self.sparsity} of channels is not in [0, 1)")
+        if self.round_to < 1 or self.examples < 1:
+            raise ValueError(f"round_to={self.round_to}, examples={self.examples}: both are at least 1")
+
+
+def _check_sparsity(pattern: str, sparsity: float) -> None:
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity={sparsity} for {pattern!r} is not a fraction in [0, 1]")

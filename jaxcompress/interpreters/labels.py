@@ -269,18 +269,25 @@ class _Rules:
         spread = np.broadcast_to(along, lengths).reshape(sizes)
         varies = [j for j, size in enumerate(sizes) if size > 1 and np.any(spread != np.take(spread, [0], j))]
         chosen = self.splits.choose(varies) if len(varies) > 1 else varies[0]
-        rows = np.moveaxis(spread, chosen, 0).reshape(sizes[chosen], -1)
+        rows = np.array(np.moveaxis(spread, chosen, 0).reshape(sizes[chosen], -1))
         for row in rows if len(varies) > 1 else ():
+            if np.any(row == CONSTANT) and np.any(row != CONSTANT):
+                self.atoms.fix([row])  # constants cannot follow what is removed
+                row[:] = FIXED
             self.atoms.tie(np.full(len(row) - 1, row[0]), row[1:])
         if len(varies) > 1:
             self.splits.chosen.append((len(varies), rows[:, 0]))
         return [rows[:, 0].copy() if j == chosen else np.full(size, FIXED) for j, size in enumerate(sizes)]
 
     def scanned(self, reading: Reading, params: dict[str, Any], values: Sequence[Any]) -> list[Labels]:
-        """Reads the body once: layers in a stack lose the same channels."""
+        """Reads the body once: layers in a stack lose the same channels.
+
+        A carry that starts as a constant does not stay one, and what it meets in the body would not be tied to it.
+        """
         consts, carries = params["num_consts"], params["num_carry"]
         found = [labels_of(value) for value in values]
-        carried, stacked = found[consts : consts + carries], found[consts + carries :]
+        carried = [Labels(_changing(along) for along in labels) for labels in found[consts : consts + carries]]
+        stacked = found[consts + carries :]
         self.atoms.fix([labels[0] for labels in stacked])
         inner = [*found[:consts], *carried, *(Labels(labels[1:]) for labels in stacked)]
         out = [labels_of(value) for value in evaluate(reading, params["jaxpr"], inner)]
@@ -304,6 +311,11 @@ class _Rules:
                 self.atoms.fix([a, b])
             else:
                 self.atoms.tie(a, b)
+
+
+def _changing(along: Axis) -> Axis:
+    """Returns the labels of an axis whose constant entries change from turn to turn of a loop."""
+    return np.where(along == CONSTANT, FIXED, along) if len(along) > 1 else along
 
 
 def _convolved(x: Labels, kernel: Labels, params: dict[str, Any]) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ def rigl(
     and, from `init`, for a pattern without a match and leaves that are not floating-point arrays; from `update`, for
     no batch.
     """
-    owner = name or f"rigl[{pattern}]"
+    owner = name or f"rigl[{pattern}, {sparsity:g}]"
     _check_decay(pattern, fraction, end)
     share = optax.cosine_decay_schedule(fraction, end)
 
@@ -79,7 +79,7 @@ def sparse_evolution(
     where the paper takes the smallest positive and the largest negative ones; masks start by `allocation`. Raises
     ValueError as `rigl` does.
     """
-    owner = name or f"sparse_evolution[{pattern}]"
+    owner = name or f"sparse_evolution[{pattern}, {sparsity:g}]"
     _check_decay(pattern, fraction, 1 if end is None else end)
 
     def grow(params: Params, step: Array | int, batch: Any) -> list[Array]:

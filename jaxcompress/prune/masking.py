@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jaxcompress.arrays import Masked, dense
+from jaxcompress.arrays.binary import kept
 from jaxcompress.numerics.masks import keep_largest, keep_largest_of_each, kept_count
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation, erk, lamp
@@ -56,7 +57,7 @@ def by_score(
     schedule = checked_sparsity(pattern, sparsity)
     check_allocation(pattern, allocation, structure)
     if isinstance(score, Mapping):
-        _check_numbers(score)
+        _check_numbers(score, allocation)
     owner = name or f"by_score[{pattern}]"
 
     def wrap(path: str, leaf: Any) -> Any:
@@ -74,6 +75,10 @@ def by_score(
     def update(params: Params, step: Array | int, **_: Any) -> Params:
         leaves = owned_by_path(params, owner)
         scores = _scores(score, leaves)
+        if isinstance(structure, Single):
+            scores = [
+                _removed_last(s, leaf.weight, allocation) for s, leaf in zip(scores, leaves.values(), strict=True)
+            ]
         masks = iter(ranked(list(leaves.values()), scores, schedule(step), allocation, structure))
         return rewrite_owned(params, owner, lambda leaf: replace(leaf, mask=next(masks)))
 
@@ -185,6 +190,15 @@ def _scores(score: Score | None, leaves: dict[str, Masked]) -> list[Array]:
     return [_score_of(found, path, leaf.shape) for path, leaf in leaves.items()]
 
 
+def _removed_last(score: Array, weight: Any, allocation: Allocation) -> Array:
+    """Ranks what an earlier mask removed below all that it keeps."""
+    stays = kept(weight)
+    if stays is None:
+        return score
+    lowest = 0.0 if allocation == "lamp" else jnp.finfo(jnp.float32).min
+    return jnp.where(stays, score.astype(jnp.float32), lowest)
+
+
 def _score_of(score: Mapping[str, Array], path: str, shape: tuple[int, ...]) -> Array:
     """Returns the score of a leaf; what a later transform wrapped is found under the path that it had before."""
     found = path
@@ -197,8 +211,10 @@ def _score_of(score: Mapping[str, Array], path: str, shape: tuple[int, ...]) -> 
     return score[found]
 
 
-def _check_numbers(score: Mapping[str, Array]) -> None:
+def _check_numbers(score: Mapping[str, Array], allocation: Allocation) -> None:
     for path, values in score.items():
+        if allocation == "lamp" and not isinstance(values, Tracer) and bool(jnp.any(values < 0)):
+            raise ValueError(f"the score of {path} is negative in places; allocation 'lamp' ranks by its square")
         if not isinstance(values, Tracer) and bool(jnp.any(jnp.isnan(values))):
             raise ValueError(f"the score of {path} holds NaN, which has no rank")
 

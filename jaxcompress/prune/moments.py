@@ -32,9 +32,9 @@ def mask_moments(opt_state: Any, params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(visit, opt_state)
 
 
-def _masks(params: Params) -> dict[str, Array]:
-    """Lists, by the path of each trained array below a mask, where it is in use."""
-    found: dict[str, Array] = {}
+def _masks(params: Params) -> dict[str, Array | None]:
+    """Lists, by the path of each trained array, where it is in use; None for one that has no mask."""
+    found: dict[str, Array | None] = {}
 
     def visit(path: str, leaf: Any, mask: Array | None) -> Any:
         if isinstance(leaf, Masked):
@@ -42,7 +42,7 @@ def _masks(params: Params) -> dict[str, Array]:
         if is_compressed(leaf):
             # Other fields than the weight (factors, steps) have no place that the mask removes.
             leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner, mask if field == "weight" else None))
-        elif mask is not None:
+        else:
             found[path] = mask
         return leaf
 

@@ -50,7 +50,7 @@ def wanda(
         (mask,) = top([_whole(scores, weight.shape)], sparsity, "uniform", structure)
         return weight, mask
 
-    owner = name or f"wanda[{pattern}]"
+    owner = name or f"wanda[{pattern}, {sparsity:g}]"
     return _layer_by_layer(pattern, sparsity, apply, batches, _squares, solve, structure, owner)
 
 
@@ -80,7 +80,7 @@ def sparsegpt(
         raise ValueError(f"structure {structure!r} for pattern {pattern!r} is neither Single() nor Runs")
     run = structure.size if isinstance(structure, Runs) else None
     solve = partial(numerics.sparsegpt, sparsity=sparsity, run=run, damping=damping)
-    owner = name or f"sparsegpt[{pattern}]"
+    owner = name or f"sparsegpt[{pattern}, {sparsity:g}]"
     return _layer_by_layer(pattern, sparsity, apply, batches, second_moment, _grouped(solve), structure, owner)
 
 
@@ -100,7 +100,7 @@ def optimal_brain_surgeon(
     """
     _check_damping(pattern, damping)
     solve = partial(numerics.optimal_brain_surgeon, sparsity=sparsity, damping=damping)
-    owner = name or f"optimal_brain_surgeon[{pattern}]"
+    owner = name or f"optimal_brain_surgeon[{pattern}, {sparsity:g}]"
     return _layer_by_layer(pattern, sparsity, apply, batches, second_moment, _grouped(solve), PerOutput(), owner)
 
 

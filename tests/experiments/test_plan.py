@@ -120,6 +120,45 @@ def test_dynamic_sparse_training_keeps_counts_and_moves_weights(settings, method
         assert np.any(momentum[leaf.shape]) and not np.any(np.where(leaf.mask, 0, momentum[leaf.shape]))
 
 
+def test_a_later_stage_prunes_connections_further(settings):
+    stages = [
+        config.Stage(f"{sparsity:g}", 0, recipe=(config.Connections(KERNELS, sparsity, "random"),))
+        for sparsity in (0.5, 0.9)
+    ]
+    dense = begun(stages, settings)
+    kernels = [jc.densify(dense)[name]["kernel"] for name in ("fc1", "fc2")]
+    size = sum(kernel.size for kernel in kernels)
+    assert sum(int(np.count_nonzero(kernel)) for kernel in kernels) == size - round(0.9 * size)
+
+
+def test_channels_that_left_are_not_rewound():
+    stages = (config.Stage("one", 1, remove=config.Removal(sparsity=0.5)), config.Stage("two", 1, rewind="one"))
+    with pytest.raises(ValueError, match="an experiment that removes channels cannot rewind"):
+        replace(DENSE, stages=stages)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "a removal needs one of them"),
+        ({"sparsity": 0.5, "macs": 0.5}, "a removal needs one of them"),
+        ({"macs": 1.0}, "macs=1.0 is not a fraction"),
+        ({"sparsity": 1.0}, "sparsity=1.0 of channels is not in"),
+        ({"sparsity": 0.5, "round_to": 0}, "round_to=0, examples=1000: both are at least 1"),
+    ],
+)
+def test_a_removal_that_makes_no_sense_is_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        config.Removal(**fields)
+
+
+@pytest.mark.parametrize("score", ["l1", "l2", "fpgm", "taylor", "random"])
+def test_channels_leave_at_the_start_of_a_stage(settings, score):
+    spec = config.Removal(score, sparsity=0.5, members="fc1/kernel:1", examples=50)
+    found = begun([config.Stage("small", 0, remove=spec)], settings)
+    assert found["fc1"]["kernel"].weight.shape == (64, 8) and found["fc2"]["kernel"].weight.shape == (8, 10)
+
+
 def masked(state):
     leaves = jax.tree.leaves(jc.combine(state.trainable, state.fixed), is_leaf=is_compressed)
     return [leaf for leaf in leaves if isinstance(leaf, Masked)]

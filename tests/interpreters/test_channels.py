@@ -289,3 +289,32 @@ def test_channels_of_zeros_that_a_shortcut_appends_go_with_what_they_meet():
     groups, _ = found(apply, ones(a=(3, 2), b=(2, 4), c=(4, 1)), (1, 3))
     assert groups[1] == {("b", 1): [[2], [3]], ("c", 0): [[2], [3]]}
     assert groups[0] == {("a", 1): [[0], [1]], ("b", 0): [[0], [1]], ("b", 1): [[0], [1]], ("c", 0): [[0], [1]]}
+
+
+def test_what_a_carry_that_starts_from_zeros_meets_is_tied_in_every_turn():
+    def recurrent(params, x):
+        def turn(h, x):
+            h = jnp.tanh(x @ params["in"] + h @ params["h"])
+            return h, None
+
+        h, _ = lax.scan(turn, jnp.zeros((2, 5)), x)
+        return h @ params["out"]
+
+    params = {"in": jnp.ones((3, 5)), "h": jnp.ones((5, 5)), "out": jnp.ones((5, 4))}
+    for group in channels(recurrent, params, jnp.ones((7, 2, 3))).groups:
+        cut = {(member.path, member.axis) for member in group.members}
+        assert ("h", 0) not in cut or ("h", 1) in cut
+
+
+def test_what_shares_a_channel_with_constants_in_a_reshape_is_pinned():
+    def apply(params, x):
+        rows = jnp.concatenate([jnp.zeros((2, 2)), x @ params["a"]], 1).reshape(2, 2, 4)
+        return jnp.einsum("bij,jk->bik", rows, params["b"])
+
+    params = {"a": jnp.ones((3, 6)), "b": jnp.ones((4, 5))}
+    (group,) = channels(apply, params, jnp.ones((2, 3))).groups
+    # Rows of zeros, zeros, a0, a1 and of a2 to a5: the first two places hold constants.
+    assert [(member.path, member.indices.tolist()) for member in group.members] == [
+        ("a", [[0, 4], [1, 5]]),
+        ("b", [[2], [3]]),
+    ]

@@ -167,3 +167,14 @@ def test_a_mask_stands_while_its_count_does():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_an_earlier_mask_removed_goes_first():
+    earlier = by_score("a", 0.5, {"a": jnp.arange(8.0)}).init({"a": jnp.ones(8)})
+    later = by_score("a", 0.75, {"a": -jnp.arange(8.0)}, name="later").init(earlier)
+    assert densify(later)["a"].tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
+
+
+def test_lamp_refuses_negative_scores():
+    with pytest.raises(ValueError, match="the score of a is negative in places; allocation 'lamp'"):
+        by_score("a", 0.5, {"a": -jnp.arange(8.0)}, allocation="lamp")

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcompress import chain, combine, densify, partition, quantize
+from jaxcompress.arrays import Masked
 from jaxcompress.prune import magnitude, mask_moments, rigl
 
 KERNELS = r"(fc1|deep/fc1)/kernel"
@@ -95,3 +96,11 @@ def test_what_rigl_grows_starts_with_moments_of_zero():
         assert not trace[fresh].any() and not trace[~np.asarray(tree["w"].mask)].any() and trace.any()
         assert not np.asarray(tree["w"].weight)[fresh].any()
     assert grown > 0
+
+
+def test_a_weight_of_a_longer_path_keeps_its_moments():
+    kernel = jnp.arange(1.0, 5.0)
+    params = {"fc": Masked(kernel, jnp.array([True, False, True, False])), "block": {"fc": kernel}}
+    state = {"fc": {"weight": kernel}, "block": {"fc": kernel}}
+    found = mask_moments(state, params)
+    assert found["fc"]["weight"].tolist() == [1, 0, 3, 0] and found["block"]["fc"].tolist() == [1, 2, 3, 4]

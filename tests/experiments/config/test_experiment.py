@@ -2,7 +2,14 @@
 
 import pytest
 
-from experiments.config import MLP, Data, Experiment, Optimiser, PostTraining, Stage
+from experiments.config import MLP, Connections, Data, Experiment, Magnitude, Optimiser, PostTraining, Stage
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.5])
+def test_a_sparsity_is_a_fraction(sparsity):
+    for make in (Magnitude, Connections):
+        with pytest.raises(ValueError, match=f"sparsity={sparsity} for 'fc1/kernel' is not a fraction"):
+            make("fc1/kernel", sparsity)
 
 
 @pytest.mark.parametrize("changes", [{"batch": 0}, {"epochs": -1}, {"verify": -1}])
