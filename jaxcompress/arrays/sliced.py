@@ -85,8 +85,9 @@ class Sliced(CompressedArray):
                 keep[axis] = tuple(entries.tolist())
         if found or not math.isfinite(fill) or all(entries is None for entries in keep):
             raise ValueError(f"streams {sorted(found)} and fill {fill} do not describe what is left of {full}")
-        if weight.shape != left_of(full, tuple(keep)):
-            raise ValueError(f"a weight of shape {weight.shape} is not what is left, {left_of(full, tuple(keep))}")
+        left = left_of(full, tuple(keep))
+        if tuple(weight.shape)[max(0, len(weight.shape) - len(full)) :] != left:  # axes before them are a stack's
+            raise ValueError(f"a weight of shape {weight.shape} is not what is left, {left}")
         return cls(weight, full, tuple(keep), fill)
 
 

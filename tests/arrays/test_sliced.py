@@ -182,6 +182,14 @@ def test_what_is_no_sliced_leaf_is_not_read(change, message):
         decode(change(coded))
 
 
+def test_a_stack_of_leaves_comes_back_from_a_file(tmp_path):
+    stack = Sliced(jnp.arange(24.0).reshape(2, 3, 4), (3, 6), (None, (0, 2, 3, 5)))
+    packed.save(tmp_path / "stack.jcpk", {"a": stack})
+    found = packed.load(tmp_path / "stack.jcpk")["a"]
+    assert found.shape == (2, 3, 6)
+    np.testing.assert_array_equal(found.dense(), stack.dense())
+
+
 def test_its_structure_is_written_down_in_json():
     params = tree()
     description = json.loads(json.dumps(describe(params)))
