@@ -194,7 +194,7 @@ class Table:
     """A paper's table and the experiments that are to meet it.
 
     Seeds are counted from `first_seed`: those before it were in sight when settings were chosen. `differs` says in
-    words what is not as in the paper, `expected_minutes` how long the whole table took on two cores.
+    words what is not as in the paper, `expected_minutes` how long the whole table takes on two cores.
     """
 
     paper: str

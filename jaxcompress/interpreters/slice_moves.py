@@ -12,7 +12,7 @@ from jax.extend.core import primitives as prim
 
 from jaxcompress.arrays import CompressedArray, dense
 from jaxcompress.arrays.sliced import left_of, take
-from jaxcompress.interpreters.base import Reading, bind
+from jaxcompress.interpreters.base import Reading, Rule, bind
 from jaxcompress.interpreters.primitives import matched
 from jaxcompress.interpreters.slices import (
     Fill,
@@ -28,8 +28,6 @@ from jaxcompress.interpreters.slices import (
     united,
     whole_fill,
 )
-
-Rule = Callable[..., Any]
 
 
 def _of_slices(rule: Rule) -> Rule:

@@ -15,7 +15,7 @@ from jax.extend import core
 from jax.extend.core import primitives as prim
 
 from jaxcompress.arrays import dense, is_compressed
-from jaxcompress.interpreters.base import Reading, bind
+from jaxcompress.interpreters.base import Reading, Rule, bind
 from jaxcompress.interpreters.primitives import ELEMENTWISE
 from jaxcompress.interpreters.slice_moves import MOVES
 from jaxcompress.interpreters.slices import (
@@ -33,8 +33,6 @@ from jaxcompress.interpreters.slices import (
     whole_fill,
     zero_outside,
 )
-
-Rule = Callable[..., Any]
 
 
 def rules() -> dict[core.Primitive, Rule]:
