@@ -90,20 +90,27 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
     if this.finished:
         return this
     data = dataset(experiment.data, settings.data_dir)
-    start_from = before(experiment, data, settings)
+    measured = _prepared(this, experiment, data, settings)
     this.folder.mkdir(parents=True, exist_ok=True)
     _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
     _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(data)})
     with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
-        if isinstance(experiment.stages[-1], config.PostTraining):
-            metrics, files = quantized.quantize(this.folder, experiment, data, start_from, settings.progress)
-        else:
-            plan, state = start(experiment, data, settings)
-            metrics, files = _finish(this, experiment, data, _train(this, experiment, data, plan, state, settings, log))
+        metrics, files = measured(log)
         _write_json(this.folder / "metrics.json", metrics)
         shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
         log.finish(this.metrics, files)
     return this
+
+
+def _prepared(
+    this: Run, experiment: config.Experiment, data: Dataset, settings: Settings
+) -> Callable[[Log], tuple[dict[str, Any], list[pathlib.Path]]]:
+    """Runs what the last stage stands on, its teacher too, each in a log of its own; returns the stage itself."""
+    if isinstance(experiment.stages[-1], config.PostTraining):
+        params = before(experiment, data, settings)
+        return lambda _: quantized.quantize(this.folder, experiment, data, params, settings.progress)
+    plan, state = start(experiment, data, settings)
+    return lambda log: _finish(this, experiment, data, _train(this, experiment, data, plan, state, settings, log))
 
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:

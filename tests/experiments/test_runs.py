@@ -1,5 +1,6 @@
 """Runs are done once, branch from their trunk, and go on after any interruption to the same bits."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -30,6 +31,7 @@ from experiments.config import (
     Ternary,
     Weights,
 )
+from experiments.logging import wandb_log
 from jaxcompress.arrays import Masked, is_compressed
 
 
@@ -226,6 +228,24 @@ def test_student_learns_from_a_teacher_that_is_trained_once(shared):
     run = runs.run(stage(name="student", epochs=1, distill=Distill(teacher)), shared)
     assert runs.locate(teacher, shared.root).finished
     assert rows(run)[0]["loss"] > 0
+
+
+def test_a_log_is_open_for_one_run_at_a_time(tmp_path, monkeypatch):
+    opened = []
+
+    @contextlib.contextmanager
+    def alone(mode, folder, name, config):
+        assert not opened, f"the log of {opened} is open"
+        opened.append(name)
+        with wandb_log("disabled", folder, name, config) as log:
+            yield log
+        opened.remove(name)
+
+    monkeypatch.setattr(runs, "wandb_log", alone)
+    teacher = replace(DENSE, model=MLP((20,)), stages=(Stage("teacher", 0, 50, SGD),))
+    first = Stage("first", 0, 50, SGD)
+    student = Stage("student", 0, 50, SGD, distill=Distill(teacher), rewind="first")
+    assert runs.run(replace(DENSE, stages=(first, student)), runs.Settings(tmp_path, None, "offline")).finished
 
 
 # Going on after an interruption.
