@@ -120,7 +120,8 @@ def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax
     if spec.name == "adam":
         made = optax.adamw(rate, weight_decay=spec.weight_decay)
     else:
-        made = optax.chain(optax.add_decayed_weights(spec.weight_decay), optax.sgd(rate, momentum=spec.momentum))
+        descent = optax.sgd(rate, momentum=spec.momentum, nesterov=spec.nesterov)
+        made = optax.chain(optax.add_decayed_weights(spec.weight_decay), descent)
     return made if spec.scaling == "none" else optax.chain(made, _by_glorot())
 
 

@@ -4,13 +4,14 @@ import json
 import pathlib
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
 from experiments import build, config, evaluate, post_training, quantized, runs
+from experiments.config import Format
 from experiments.data import Dataset
 from experiments.environment import processor
 from experiments.plan import training
@@ -21,8 +22,6 @@ from jaxcompress.export.litert import Latency, Model
 from jaxcompress.export.writer import IO
 from jaxcompress.interpreters.graph import INPUT
 from jaxcompress.interpreters.integers import Arithmetic, Grid, Integers, decode, encode
-
-Format = Literal["float32", "float16", "dynamic-int8", "int8-converter", "int8", "int4", "int16x8"]
 
 _TENSORFLOW, _OURS = "jax2tf and TensorFlow's converter", "jaxcompress, integer by integer"
 
@@ -66,6 +65,7 @@ class Exported:
     io: IO
     converter: str
     computes: str
+    calibration: dict[str, Any]
     bytes: int
     jax_accuracy: float
     litert_accuracy: float
@@ -121,10 +121,23 @@ def export(
         compared = _integers(model, path, io, dataset)
     else:
         size, compared = _converted(experiment, dataset, params, path, format, calibration.examples)
-    found = _measured(path, size, format, io, compared, dataset)
+    found = _measured(path, size, format, io, compared, dataset, calibration)
     report = asdict(found) | {"latency": found.latency._asdict()}
     write_whole(path.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
     return found
+
+
+def reported(run: runs.Run, format: Format, data_dir: pathlib.Path | None = None) -> dict[str, Any]:
+    """Returns the report of a finished run's TFLite file by `CALIBRATION`, exporting it unless that was done before."""
+    path = run.folder / f"model-{format}.tflite"
+    report = path.with_suffix(".json")
+    wanted = {"io": "integers", "calibration": config.to_plain(CALIBRATION)}
+    if report.exists():
+        found = json.loads(report.read_text())
+        if all(found.get(key) == value for key, value in wanted.items()):
+            return found
+    export(run, path, format, data_dir)
+    return json.loads(report.read_text())
 
 
 def _converted(
@@ -166,7 +179,15 @@ def _codes(reals: np.ndarray, grid: Grid) -> np.ndarray:
     return np.rint(reals / np.float64(grid.scale)).astype(np.int32) + grid.zero_point
 
 
-def _measured(path: pathlib.Path, size: int, format: Format, io: IO, compared: _Compared, dataset: Dataset) -> Exported:
+def _measured(
+    path: pathlib.Path,
+    size: int,
+    format: Format,
+    io: IO,
+    compared: _Compared,
+    dataset: Dataset,
+    calibration: config.PostTraining,
+) -> Exported:
     ours, theirs, reference, differences = compared
     (converter, computes), memory = _WORDS[format], micro.arena(path)
     operators = dict(Counter(op.name for op in litert.operators(path)))
@@ -181,6 +202,7 @@ def _measured(path: pathlib.Path, size: int, format: Format, io: IO, compared: _
         io=io,
         converter=converter,
         computes=computes,
+        calibration=config.to_plain(calibration),
         bytes=size,
         jax_accuracy=accuracy(ours),
         litert_accuracy=accuracy(theirs),

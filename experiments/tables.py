@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from experiments import config, report, runs
+from experiments import config, devices, report, runs
 from experiments.config import Row, Table
 from jaxcompress.export.files import write_whole
 from jaxcompress.paths import did_you_mean
@@ -47,7 +47,27 @@ METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "differ": lambda m: m["differ"],
     "weights": lambda m: m["dense_parameters"],
     "weights %": lambda m: 100 * m["parameters"] / m["dense_parameters"],
+    "weights pruned %": lambda m: 100 - 100 * m["parameters"] / m["dense_parameters"],
+    "macs %": lambda m: 100 * m["macs"] / m["dense_macs"],
     "FLOP": lambda m: 2 * m["dense_macs"],
+}
+
+
+def _differ(report: dict[str, Any]) -> float:
+    """Counts the outputs of LiteRT, by both of its kernel libraries, that are not the integers evaluated in JAX."""
+    if report["differences"] is None:
+        raise ValueError(f"files of format {report['format']!r} are not evaluated in integers")
+    return sum(n for counts in report["differences"].values() for value, n in counts.items() if int(value))
+
+
+# What a row may ask of a TFLite file, from its report; accuracy is that of LiteRT's default kernels.
+FILE_METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "accuracy": lambda report: report["litert_accuracy"],
+    "error": lambda report: 100 - report["litert_accuracy"],
+    "bytes": lambda report: report["bytes"],
+    "differ": _differ,
+    "arena": lambda report: report["arena"],
+    "microseconds": lambda report: report["latency"]["median_us"],
 }
 
 
@@ -87,20 +107,29 @@ LEAF_METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
 
 
 def check(table: Table) -> None:
-    """Raises ValueError for a row whose metric is not known."""
+    """Raises ValueError for a row whose metric is not known, or of another TFLite file than its stage makes."""
     for row in table.rows:
-        known = list(METRICS if row.leaf is None else LEAF_METRICS)
+        known = list(_metrics(row))
         if row.metric not in known:
             raise ValueError(
                 f"row {row.row!r}: unknown metric {row.metric!r}{did_you_mean(row.metric, known)}; {known}"
             )
+        (*_, stage) = table.experiments[row.experiment].until(row.stage).stages
+        if row.format is not None and isinstance(stage, config.PostTraining):
+            raise ValueError(f"row {row.row!r}: stage {row.stage!r} has a file already; a row of it has no format")
+
+
+def _metrics(row: Row) -> dict[str, Callable[[dict[str, Any]], float]]:
+    if row.format is not None:
+        return FILE_METRICS
+    return METRICS if row.leaf is None else LEAF_METRICS
 
 
 def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]:
     """Runs every experiment of a table from `seeds` seeds, as far as its rows need, and measures the rows."""
     drawn = range(table.first_seed, table.first_seed + seeds)
     check(table)
-    return [_result(row, [_run(table, row, seed, settings) for seed in drawn]) for row in table.rows]
+    return [_result(row, [_run(table, row, seed, settings) for seed in drawn], settings) for row in table.rows]
 
 
 def _seeded(table: Table, name: str, stage: str, seed: int) -> config.Experiment:
@@ -111,8 +140,8 @@ def _run(table: Table, row: Row, seed: int, settings: runs.Settings) -> runs.Run
     return runs.run(_seeded(table, row.experiment, row.stage, seed), settings)
 
 
-def _result(row: Row, made: list[runs.Run]) -> Result:
-    values = tuple(float(_value(row, run)) for run in made)
+def _result(row: Row, made: list[runs.Run], settings: runs.Settings) -> Result:
+    values = tuple(float(_value(row, run, settings)) for run in made)
     mean = statistics.fmean(values)
     std = statistics.stdev(values) if len(values) > 1 else math.nan
     difference = None if row.paper is None else mean - row.paper
@@ -123,7 +152,9 @@ def _result(row: Row, made: list[runs.Run]) -> Result:
     )
 
 
-def _value(row: Row, run: runs.Run) -> float:
+def _value(row: Row, run: runs.Run, settings: runs.Settings) -> float:
+    if row.format is not None:
+        return FILE_METRICS[row.metric](devices.reported(run, row.format, settings.data_dir))
     if row.leaf is None:
         return METRICS[row.metric](run.metrics)
     entries = json.loads((run.folder / "ledger.json").read_text())["entries"]

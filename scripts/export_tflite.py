@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import tyro
 
 from experiments import cli, config, devices
-from experiments.devices import Format
+from experiments.config import Format
 from experiments.runs import Run
 from jaxcompress.export.writer import IO
 

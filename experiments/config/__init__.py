@@ -15,9 +15,7 @@ from experiments.config.experiment import Experiment as Experiment
 from experiments.config.experiment import Optimiser as Optimiser
 from experiments.config.experiment import PostTraining as PostTraining
 from experiments.config.experiment import Preparation as Preparation
-from experiments.config.experiment import Row as Row
 from experiments.config.experiment import Stage as Stage
-from experiments.config.experiment import Table as Table
 from experiments.config.models import MLP as MLP
 from experiments.config.models import Data as Data
 from experiments.config.models import LeNet5 as LeNet5
@@ -42,5 +40,8 @@ from experiments.config.quantization import Float8 as Float8
 from experiments.config.quantization import Ternary as Ternary
 from experiments.config.quantization import Weights as Weights
 from experiments.config.ramps import Ramp as Ramp
+from experiments.config.table import Format as Format
+from experiments.config.table import Row as Row
+from experiments.config.table import Table as Table
 from experiments.config.techniques import SVD as SVD
 from experiments.config.techniques import Technique as Technique

@@ -11,8 +11,9 @@ from cattrs import Converter, transform_error
 from cattrs.strategies import configure_tagged_union
 from cattrs.v import format_exception
 
-from experiments.config.experiment import AnyStage, Experiment, Stage, Table
+from experiments.config.experiment import AnyStage, Experiment, Stage
 from experiments.config.models import Model
+from experiments.config.table import Table
 from experiments.config.techniques import Technique
 from jaxcompress.paths import did_you_mean
 

@@ -1,4 +1,4 @@
-"""Stages, the experiments that they make up, and the tables that experiments are to meet."""
+"""Stages, and the experiments that they make up."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Union
@@ -15,21 +15,25 @@ class Optimiser:
     """An optimiser of optax with its learning rate and the `decay` of that over the stage.
 
     ``linear`` and ``cosine`` take it to zero by the end of the stage and ``exponential`` to `final`; ``steps``
-    multiplies it by 0.1 after each of the epochs `at`. `weight_decay` is L2 regularisation for ``sgd``, and decoupled
-    (AdamW) for ``adam``. The `scaling` ``glorot`` divides the updates of each kernel by its coefficient of Glorot &
-    Bengio (2010), as BinaryConnect does (Courbariaux et al. 2015, section 2.5).
+    multiplies it by 0.1 after each of the epochs `at`. `momentum`, by Nesterov's rule if `nesterov`, is that of
+    ``sgd``. `weight_decay` is L2 regularisation for ``sgd``, and decoupled (AdamW) for ``adam``. The `scaling`
+    ``glorot`` divides the updates of each kernel by its coefficient of Glorot & Bengio (2010), as BinaryConnect does
+    (Courbariaux et al. 2015, section 2.5).
     """
 
     name: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
     decay: Literal["constant", "linear", "cosine", "exponential", "steps"] = "cosine"
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 0.0
     final: float = 0.0
     at: tuple[float, ...] = ()
     scaling: Literal["none", "glorot"] = "none"
 
     def __post_init__(self) -> None:
+        if self.nesterov and self.name != "sgd":
+            raise ValueError(f"nesterov is a momentum of 'sgd', not of {self.name!r}")
         exponential, steps = self.decay == "exponential", self.decay == "steps"
         if exponential != (self.final > 0) or self.final < 0:
             raise ValueError(f"decay {self.decay!r}, final={self.final}: 'exponential', and no other, needs final > 0")
@@ -167,41 +171,3 @@ class Experiment:
 
 def _removes(stage: AnyStage) -> bool:
     return isinstance(stage, Stage) and stage.remove is not None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number of a paper's table, where ours is measured, and how near is near enough.
-
-    `metric` is a name of `experiments.tables.METRICS`, in the table `shown` as another if one is given; with `leaf` it
-    is of that parameter alone. The verdict is
-    ``reproduced`` within `tolerance` of the paper's number, and beyond that ``better`` or ``worse`` by `better`.
-    """
-
-    row: str
-    metric: str
-    experiment: str
-    stage: str
-    paper: float | None = None
-    tolerance: float = 0.0
-    better: Literal["lower", "higher"] = "lower"
-    leaf: str | None = None
-    shown: str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A paper's table and the experiments that are to meet it.
-
-    Seeds are counted from `first_seed`: those before it were in sight when settings were chosen. `differs` says in
-    words what is not as in the paper, `expected_minutes` how long the whole table takes on two cores.
-    """
-
-    paper: str
-    table: str
-    experiments: dict[str, Experiment]
-    rows: tuple[Row, ...]
-    seeds: int = 3
-    first_seed: int = 0
-    expected_minutes: float = 1.0
-    differs: str = ""

@@ -93,6 +93,19 @@ def test_calibration_changes_the_integers(run, tmp_path, quick):
     assert (tmp_path / "20.tflite").read_bytes() != (tmp_path / "1000.tflite").read_bytes()
 
 
+def test_a_report_is_made_once_and_anew_for_another_calibration(run, quick):
+    def written():
+        return (run.folder / "model-int8.tflite").stat().st_mtime_ns
+
+    calibration = config.PostTraining("export", examples=20, rounding="nearest")
+    devices.export(run, run.folder / "model-int8.tflite", "int8", calibration=calibration)
+    by_hand = written()
+    found = devices.reported(run, "int8")
+    once = written()
+    assert once > by_hand and found["calibration"] == {"name": "export", "rounding": "gptq"}
+    assert devices.reported(run, "int8") == found and written() == once
+
+
 @pytest.mark.parametrize("format", ["float32", "dynamic-int8", "int8-converter"])
 def test_reals_are_chosen_for_our_own_files_alone(run, tmp_path, format):
     with pytest.raises(ValueError, match=f"io 'float32' is of int8, int4, int16x8; a file of format '{format}' has"):

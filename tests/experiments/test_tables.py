@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 
 from experiments import runs, tables
-from experiments.config import MLP, Data, Experiment, Row, Stage, Table
+from experiments.config import MLP, Data, Experiment, PostTraining, Row, Stage, Table
 
 EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 1), Stage("pruned", 1)))
 METRICS = {
     "error": 2.0, "accuracy": 98.0, "precision": 0.9, "recall": 0.8, "f1": 0.85, "bytes": 1000, "rate": 4.0,
     "parameters": 250, "dense_parameters": 1000, "macs": 1184, "dense_macs": 2000, "differ": 3,
 }  # fmt: skip
-DERIVED = {"parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "FLOP": 4000}
+DERIVED = {
+    "parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "weights pruned %": 75.0, "macs %": 59.2, "FLOP": 4000
+}  # fmt: skip
 LEAF = {
     "path": "fc1/kernel", "kind": "Masked(Clustered 4)", "parameters": 100, "nonzero": 20, "dense_bytes": 400,
     "packed_bytes": 41,
@@ -121,11 +123,49 @@ def test_rows_are_of_their_stage(settings):
     assert [result.mean for result in results] == [5.0, 1.0]
 
 
+FILE = {
+    "io": "integers", "calibration": {"name": "export", "rounding": "gptq"}, "format": "int8", "bytes": 400, "arena": 80,
+    "litert_accuracy": 97.0, "latency": {"median_us": 2.5},
+    "differences": {"xnnpack": {"-1": 3, "0": 90, "1": 7}, "reference": {"0": 100}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("accuracy", 97), ("error", 3), ("bytes", 400), ("differ", 10), ("arena", 80), ("microseconds", 2.5)],
+)
+def test_every_metric_of_a_file_is_read_from_its_report(settings, metric, value):
+    finished(settings)
+    folder = runs.locate(EXPERIMENT, settings.root).folder
+    (folder / "model-int8.json").write_text(json.dumps(FILE))
+    assert tables.reproduce(table(row(metric, format="int8")), settings, 1)[0].mean == value
+    assert metric in tables.FILE_METRICS and len(tables.FILE_METRICS) == 6
+
+
+def test_files_of_floats_have_no_integers_to_differ_from(settings):
+    finished(settings)
+    folder = runs.locate(EXPERIMENT, settings.root).folder
+    (folder / "model-float32.json").write_text(json.dumps(FILE | {"format": "float32", "differences": None}))
+    with pytest.raises(ValueError, match="format 'float32' are not evaluated in integers"):
+        tables.reproduce(table(row("differ", format="float32")), settings, 1)
+
+
+def test_a_file_has_one_row_and_one_maker(settings):
+    quantized = replace(EXPERIMENT, stages=(*EXPERIMENT.stages, PostTraining("int8")))
+    wanted = replace(table(replace(row("bytes", format="int8"), stage="int8")), experiments={"one": quantized})
+    with pytest.raises(ValueError, match="stage 'int8' has a file already"):
+        tables.reproduce(wanted, settings, 1)
+    with pytest.raises(ValueError, match="row 'a row' has a leaf and a format"):
+        row("bytes", leaf="fc1/kernel", format="int8")
+
+
 def test_unknown_metric_is_refused_before_any_run(settings):
     with pytest.raises(ValueError, match=r"row 'a row': unknown metric 'eror' \(did you mean 'error'\?\)"):
         tables.reproduce(table(row("eror")), settings, 1)
     with pytest.raises(ValueError, match="unknown metric 'error'"):
         tables.reproduce(table(row("error", leaf="fc1/kernel")), settings, 1)
+    with pytest.raises(ValueError, match="unknown metric 'rate'"):
+        tables.reproduce(table(row("rate", format="int8")), settings, 1)
 
 
 def test_unknown_leaf_is_refused_with_those_there_are(settings):
