@@ -25,11 +25,11 @@ class Optimiser:
     learning_rate: float = 1e-3
     decay: Literal["constant", "linear", "cosine", "exponential", "steps"] = "cosine"
     momentum: float = 0.9
-    nesterov: bool = False
     weight_decay: float = 0.0
     final: float = 0.0
     at: tuple[float, ...] = ()
     scaling: Literal["none", "glorot"] = "none"
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         if self.nesterov and self.name != "sgd":

@@ -134,6 +134,18 @@ def test_glorot_scaling_reaches_into_compressed_leaves():
     np.testing.assert_allclose(update["fc1"]["kernel"].weight, np.full((8, 6), -0.1 * np.sqrt(14 / 1.5)), rtol=1e-6)
 
 
+def test_nesterov_looks_ahead_by_hand():
+    """Two steps on a constant gradient of one: the momentum is 1 and 1.9, what moves is 1 + 0.9 times that."""
+    optimiser = build.optimiser(config.Optimiser("sgd", 0.1, "constant", nesterov=True), 10)
+    state, moved = optimiser.init(jnp.ones(())), []
+    for _ in range(2):
+        update, state = optimiser.update(jnp.ones(()), state, jnp.ones(()))
+        moved.append(float(update))
+    assert moved == pytest.approx([-0.1 * (1 + 0.9), -0.1 * (1 + 0.9 * 1.9)])
+    with pytest.raises(ValueError, match="nesterov is a momentum of 'sgd', not of 'adam'"):
+        config.Optimiser("adam", nesterov=True)
+
+
 def test_weight_decay_is_l2_for_sgd_and_decoupled_for_adam():
     weight, gradient = jnp.array([2.0]), jnp.zeros(1)
     for name, expected in (("sgd", -0.1 * 0.01 * 2.0), ("adam", -0.1 * 0.01 * 2.0)):
