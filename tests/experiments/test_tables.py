@@ -124,7 +124,8 @@ def test_rows_are_of_their_stage(settings):
 
 
 FILE = {
-    "io": "integers", "calibration": {"name": "export", "rounding": "gptq"}, "format": "int8", "bytes": 400, "arena": 80,
+    "io": "integers", "calibration": {"name": "export", "rounding": "gptq"}, "format": "int8",
+    "bytes": 400, "arena": 80,
     "litert_accuracy": 97.0, "latency": {"median_us": 2.5},
     "differences": {"xnnpack": {"-1": 3, "0": 90, "1": 7}, "reference": {"0": 100}},
 }  # fmt: skip
