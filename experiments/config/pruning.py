@@ -44,8 +44,9 @@ class Connections:
 class Dynamic:
     """Dynamic sparse training, by RigL (Evci et al. 2020) or SET (Mocanu et al. 2018), up to the epoch `end`.
 
-    Every `every` steps a share of the weights, at first `fraction`, moves to other places. The optimiser's state of
-    weights out of use is kept at zero.
+    Every `every` steps a share of the weights, at first `fraction`, moves to other places: with ``rigl`` to those of
+    the largest gradient of the loss from the labels, whatever a teacher or a penalty adds to it. The optimiser's state
+    of weights out of use is kept at zero.
     """
 
     pattern: str

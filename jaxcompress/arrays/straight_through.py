@@ -14,7 +14,7 @@ class StraightThrough(TrainingForm):
     """Keeps the entries of `weight` where `mask` is true; gradients pass to all, as if there were no mask.
 
     The gradient of a removed weight has ``decay`` (float32 scalar) times the weight added to it, as SR-STE has it
-    (Zhou et al. 2021, arXiv:2102.04010).
+    (Zhou et al. 2021, arXiv:2102.04010): once for every use, so twice for a weight that two layers share.
     """
 
     weight: Array | CompressedArray

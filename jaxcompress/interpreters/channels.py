@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxcompress.arrays import densify
+from jaxcompress.arrays import Sliced, densify
 from jaxcompress.interpreters.atoms import FIXED, Atoms, Axis, Labels, labels_of
 from jaxcompress.interpreters.base import Program, evaluate, trace
 from jaxcompress.interpreters.labels import Splits, reading
@@ -33,11 +33,13 @@ class Group(NamedTuple):
     """Lists what the channels of a group consist of; all of its channels are alike.
 
     `summed` tells whether the model sums over them other than in a product, as a normalisation does: a model that is
-    built anew with fewer channels then divides by another number than the model of which they are removed.
+    built anew with fewer channels then divides by another number than the model of which they are removed. `left` has
+    bools [channels], of which those that were removed before are false; it is None where none was.
     """
 
     members: tuple[Member, ...]
     summed: bool = False
+    left: np.ndarray | None = None
 
     @property
     def channels(self) -> int:
@@ -65,8 +67,8 @@ def channels(apply: Callable[..., Any], params: Params, *example: Any, split: Sp
     operation without a rule: it is pinned, never cut wrongly, and the operation is reported. Where a reshape takes an
     axis apart (into heads and their dimensions) the channels are the `first` or the `last` of its parts that may go,
     each taken whole. A parameter that the model does not use has no channels. Compressed leaves stand for the dense
-    arrays that they mean, so that channels removed before are among those of their group; `jaxcompress.smaller` gives
-    a model without them.
+    arrays that they mean: channels that were removed before are among those of their group, marked as `Group.left`
+    says; `jaxcompress.smaller` gives a model without them.
 
     A normalisation over channels (of layers, of groups) does not pin them: what is removed is a zero in its sums, which
     the model goes on to divide by the number of channels that there were (`Group.summed`). Raises ValueError for
@@ -74,13 +76,14 @@ def channels(apply: Callable[..., Any], params: Params, *example: Any, split: Sp
     """
     if split not in ("first", "last"):
         raise ValueError(f"split {split!r} is not 'first' or 'last'")
-    params = densify(params)
-    program, splits, paths = trace(apply, (params, *example), {}), Splits(split), list(flatten(params))
+    leaves = flatten(params)
+    program, splits, paths = trace(apply, (densify(params), *example), {}), Splits(split), list(leaves)
     while True:
         atoms, pinned = Atoms(), {}
         labels, summed = _read(program, len(paths), atoms, splits, pinned)
         if not splits.advance(atoms):
-            return Channels(_groups(atoms, dict(zip(paths, labels, strict=True)), summed), pinned)
+            found = _groups(atoms, dict(zip(paths, labels, strict=True)), summed)
+            return Channels(tuple(group._replace(left=_left(group, leaves)) for group in found), pinned)
 
 
 def _read(
@@ -121,3 +124,14 @@ def _groups(atoms: Atoms, labels: dict[str, Labels], summed: set[int]) -> tuple[
         )
         for (places, sums), found in alike.items()
     )
+
+
+def _left(group: Group, leaves: dict[str, Any]) -> np.ndarray | None:
+    """Returns the channels of which every slice is left, None if all are."""
+    left = np.ones(group.channels, bool)
+    for path, axis, indices in group.members:
+        leaf = leaves[path]
+        if isinstance(leaf, Sliced):
+            keep = ((None,) * leaf.stack_axes + leaf.keep)[axis]
+            left &= True if keep is None else np.isin(indices, keep).all(axis=1)
+    return None if left.all() else left

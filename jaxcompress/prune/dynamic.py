@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxcompress.arrays import Masked, dense, is_compressed
+from jaxcompress.arrays import Masked, dense
 from jaxcompress.numerics.masks import keep_largest
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation
-from jaxcompress.prune.masking import check_allocation, checked_sparsity, masked, top
+from jaxcompress.prune.masking import check_allocation, checked_sparsity, top
 from jaxcompress.prune.patterns import Single
+from jaxcompress.prune.wrapping import plainly_masked, zeroed
 from jaxcompress.schedules import Schedule
 from jaxcompress.transform import Transform, owned, rewrite_owned
 
@@ -43,7 +44,8 @@ def rigl(
     value, as in the authors' release. Counts by layer never change, and of equals the earlier entry wins.
 
     ``loss(params, batch)`` is differentiated by the dense weights, at those steps alone, so that `update` needs its
-    `batch`. `mask_moments` keeps the optimiser's state of grown weights at zero.
+    `batch`. A departure: the optimiser takes its step then too, where the authors' code leaves it out.
+    `mask_moments` keeps the optimiser's state of grown weights at zero.
 
     Raises ValueError for a sparsity or fraction outside [0, 1], an `every` or `end` below 1, an unknown allocation,
     and, from `init`, for a pattern without a match and leaves that are not floating-point arrays; from `update`, for
@@ -101,20 +103,6 @@ def exchange(leaf: Masked, growth: Array, fraction: Array | float) -> Masked:
     (grown,) = keep_largest([jnp.where(stay, -1, growth)], dropped)
     fresh = grown & ~leaf.mask
     return replace(leaf, weight=jnp.where(fresh, jnp.zeros_like(weight), weight), mask=stay | grown)
-
-
-def zeroed(leaf: Masked) -> Masked:
-    """Sets the weights out of use to zero."""
-    weight = dense(leaf.weight)
-    return replace(leaf, weight=jnp.where(leaf.mask, weight, jnp.zeros_like(weight)))
-
-
-def plainly_masked(path: str, leaf: Any, owner: str) -> Any:
-    """Wraps an array as `masking.masked` does; raises ValueError, with the path, for another's compressed leaf."""
-    if is_compressed(leaf) and not owned(leaf, owner):
-        kind = type(leaf).__name__
-        raise ValueError(f"{path} is already {kind}; {owner} moves the weights themselves and comes before it")
-    return masked(path, leaf, owner)
 
 
 def _dynamic(

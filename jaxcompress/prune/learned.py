@@ -9,10 +9,10 @@ from jax import Array, lax
 from jaxcompress.arrays import Movement, StraightThrough, dense
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation
-from jaxcompress.prune.dynamic import plainly_masked, zeroed
 from jaxcompress.prune.masking import by_score, check_allocation, checked_sparsity, runs_of, top
 from jaxcompress.prune.patterns import Single, Structure
 from jaxcompress.prune.weights import check_prunable
+from jaxcompress.prune.wrapping import plainly_masked, zeroed
 from jaxcompress.schedules import Schedule, alternating
 from jaxcompress.transform import Transform, owned, owned_by_path, rewrite_owned
 from jaxcompress.transform import every as at_every

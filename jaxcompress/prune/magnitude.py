@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxcompress.arrays import Masked, dense
 from jaxcompress.paths import rewrite
-from jaxcompress.prune.masking import by_score, masked
+from jaxcompress.prune.masking import by_score
+from jaxcompress.prune.wrapping import masked
 from jaxcompress.schedules import Schedule
 from jaxcompress.transform import Transform, identity_update
 

@@ -15,7 +15,8 @@ from jaxcompress.numerics.masks import keep_largest, keep_largest_of_each, kept_
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation, erk, lamp
 from jaxcompress.prune.patterns import PerOutput, Runs, Single, Structure
-from jaxcompress.prune.weights import Weights, check_prunable
+from jaxcompress.prune.weights import Weights
+from jaxcompress.prune.wrapping import masked
 from jaxcompress.schedules import Schedule, as_schedule, one_shot
 from jaxcompress.transform import Transform, owned, owned_by_path, rewrite_owned
 from jaxcompress.transform import every as at_every
@@ -130,14 +131,6 @@ def check_allocation(pattern: str, allocation: str, structure: Structure) -> Non
     if isinstance(structure, Runs | PerOutput) and allocation != "uniform":
         kind = type(structure).__name__
         raise ValueError(f"allocation {allocation!r} for pattern {pattern!r} is not for {kind}, which is pruned evenly")
-
-
-def masked(path: str, leaf: Any, owner: str) -> Any:
-    """Wraps a leaf in a full mask unless it carries one of this owner already."""
-    if owned(leaf, owner):
-        return leaf
-    check_prunable(path, leaf)
-    return Masked(leaf, jnp.ones(leaf.shape, bool), owner)
 
 
 def ranked(

@@ -15,9 +15,9 @@ from jaxcompress.interpreters.uses import Use, uses
 from jaxcompress.numerics import sparsegpt as numerics
 from jaxcompress.numerics.second_moment import second_moment
 from jaxcompress.paths import Params, rewrite, select
-from jaxcompress.prune.dynamic import plainly_masked, zeroed
 from jaxcompress.prune.masking import top
 from jaxcompress.prune.patterns import PerOutput, Runs, Single, Structure
+from jaxcompress.prune.wrapping import plainly_masked, zeroed
 from jaxcompress.transform import Transform, identity_update, owned
 
 Apply = Callable[..., Any]

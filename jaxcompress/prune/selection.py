@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.interpreters.channels import Channels
+from jaxcompress.interpreters.channels import Channels, Group
 from jaxcompress.interpreters.cost import macs
 from jaxcompress.interpreters.lift import lift
 from jaxcompress.numerics.masks import keep_largest, kept_count
@@ -18,6 +18,8 @@ from jaxcompress.prune.removal import remove
 
 Kept = dict[str | int, np.ndarray]  # by group, as scores are, whether each channel stays: bool
 Normalize = Literal["mean", "l2", "none"]
+
+_GONE = -1.0  # the score of a channel that was removed before, below all others
 
 
 def select(
@@ -83,7 +85,7 @@ def select_within(
     def choice(count: int) -> Kept:
         return _globally(ranked, channels, count, normalize, round_to, at_least)
 
-    fewest, most = 0, sum(len(score) for score in ranked.values())
+    fewest, most = 0, sum(_number_left(score) for score in ranked.values())
     least = cost(choice(fewest))
     if not least <= budget:
         raise ValueError(f"a budget of {budget:g} does not suffice; the fewest channels cost {least:g}")
@@ -114,6 +116,7 @@ def macs_left(apply: Callable[..., Any], params: Params, channels: Channels, *ex
 def _globally(
     ranked: Mapping[str | int, Array], channels: Channels, count: int, normalize: str, round_to: int, at_least: int
 ) -> Kept:
+    count = min(count, sum(_number_left(score) for score in ranked.values()))
     masks = keep_largest([_normalized(score, normalize) for score in ranked.values()], count)
     counts = {name: int(mask.sum()) for name, mask in zip(ranked, masks, strict=True)}
     return _widened(ranked, channels, counts, round_to, at_least)
@@ -123,19 +126,33 @@ def _widened(
     ranked: Mapping[str | int, Array], channels: Channels, counts: Mapping[str | int, int], round_to: int, at_least: int
 ) -> Kept:
     """Keeps the largest of each group, as many as `counts` says or the bounds ask for."""
-    kept: Kept = {key: np.ones(group.channels, bool) for key, group in keyed(channels).items()}
+    kept: Kept = {key: _left(group) for key, group in keyed(channels).items()}
     for name, count in counts.items():
         rounded = -(-max(count, at_least) // round_to) * round_to
-        (mask,) = keep_largest([ranked[name]], min(rounded, len(ranked[name])))
+        (mask,) = keep_largest([ranked[name]], min(rounded, _number_left(ranked[name])))
         kept[name] = np.asarray(mask)
     return kept
 
 
+def _left(group: Group) -> np.ndarray:
+    return np.ones(group.channels, bool) if group.left is None else group.left.copy()
+
+
+def _number_left(score: Array) -> int:
+    return int(jnp.sum(score > _GONE))
+
+
 def _normalized(score: Array, normalize: str) -> Array:
-    if normalize == "none":
-        return score
-    by = jnp.mean(score) if normalize == "mean" else jnp.linalg.norm(score)
-    return score / jnp.where(by > 0, by, 1.0)
+    left = score > _GONE
+    of = score[left]
+    match normalize:
+        case "none":
+            return score
+        case "mean":
+            by = jnp.mean(of)
+        case _:
+            by = jnp.linalg.norm(of)
+    return jnp.where(left, score / jnp.where(by > 0, by, 1.0), _GONE)
 
 
 def _by_group(
@@ -163,7 +180,7 @@ def _fraction(sparsity: float, of: str) -> float:
 def _checked(
     scores: Mapping[Any, Any], channels: Channels, scope: str, normalize: str, round_to: int, at_least: int
 ) -> dict[str | int, Array]:
-    """Returns the scores in the order of the groups."""
+    """Returns the scores in the order of the groups, below zero for channels that were removed before."""
     for word, value, allowed in (("scope", scope, ("layer", "global")), ("normalize", normalize, get_args(Normalize))):
         if value not in allowed:
             raise ValueError(f"{word} {value!r} is not one of {', '.join(allowed)}")
@@ -179,13 +196,13 @@ def _checked(
             raise ValueError(
                 f"there is no group {name!r}{did_you_mean(str(name), names)}; there are {', '.join(names)}"
             )
-    return {key: _score(scores[key], key, group.channels) for key, group in groups.items() if key in scores}
+    return {key: _score(scores[key], key, group) for key, group in groups.items() if key in scores}
 
 
-def _score(score: Any, name: str | int, count: int) -> Array:
+def _score(score: Any, name: str | int, group: Group) -> Array:
     score = jnp.asarray(score, jnp.float32)
-    if score.shape != (count,):
-        raise ValueError(f"the scores of {name} have the shape {score.shape}; it has {count} channels")
+    if score.shape != (group.channels,):
+        raise ValueError(f"the scores of {name} have the shape {score.shape}; it has {group.channels} channels")
     if not bool(jnp.all(jnp.isfinite(score) & (score >= 0))):
         raise ValueError(f"the scores of {name} are not all finite and at least zero")
-    return score
+    return jnp.where(_left(group), score, _GONE)

@@ -11,6 +11,8 @@ from jaxcompress.interpreters.channels import Channels, Group, Member
 from jaxcompress.prune import activity, importance, macs_left, select, select_within
 from tests.prune.coupled import drawn, two_groups, two_layers
 
+KEY = jax.random.key(0)
+
 
 def groups(*counts):
     """Groups ``a:0``, ``b:0`` ... of so many channels each, with a second member ``a/next:1``."""
@@ -145,6 +147,48 @@ def test_multiply_adds_are_those_of_the_model_that_is_left():
 def test_a_budget_that_no_choice_meets_is_refused():
     with pytest.raises(ValueError, match="a budget of 1 does not suffice; the fewest channels cost 2"):
         select_within({"a:0": [1.0], "b:0": [1.0]}, groups(1, 1), lambda kept: sum(map(sum, kept.values())), 1)
+
+
+# Channels that were removed before
+
+GONE = np.array([True, False, True, False, True, True])
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("normalize", ["mean", "l2", "none"])
+def test_what_is_gone_stays_so_and_counts(scope, normalize):
+    """Six channels, the two of the highest scores gone: at a third none of the others goes, at a half one does."""
+    there = groups(6, 4)
+    there = there._replace(groups=(there.groups[0]._replace(left=GONE), there.groups[1]))
+    scores = {"a:0": [3.0, 9.0, 1.0, 9.0, 2.0, 4.0]}
+    options = {"scope": scope, "normalize": normalize}
+    for sparsity, kept in ((0, [0, 2, 4, 5]), (1 / 3, [0, 2, 4, 5]), (0.5, [0, 4, 5]), (0.8, [5])):
+        found = select(scores, there, sparsity, **options)
+        assert np.flatnonzero(found["a:0"]).tolist() == kept and found["b:0"].all()
+    rounded = select(scores, there, 0.5, round_to=6, **options)
+    assert rounded["a:0"].tolist() == GONE.tolist()
+    assert kept_of(select({"b:0": [1.0] * 4}, there, 0))["a:0"] == GONE.tolist()  # a group without scores
+
+
+def test_a_budget_is_met_by_channels_that_are_left():
+    there = groups(6)
+    there = there._replace(groups=(there.groups[0]._replace(left=GONE),))
+    scores = {"a:0": [3.0, 9.0, 1.0, 9.0, 2.0, 4.0]}
+    for budget, kept in ((6, [0, 2, 4, 5]), (2, [0, 5])):
+        found = select_within(scores, there, lambda kept: int(kept["a:0"].sum()), budget)
+        assert np.flatnonzero(found["a:0"]).tolist() == kept
+
+
+@pytest.mark.parametrize("score", [importance.fpgm, lambda params, channels: importance.random(KEY, channels)])
+def test_iterations_come_to_the_sparsity_of_the_last(score):
+    """Also by scores of which the removed channels may have the largest."""
+    params, channels = two_groups(8, 12)
+    for sparsity, counts in ((0.25, [6, 9]), (0.5, [4, 6]), (0.75, [2, 3])):
+        channels = jaxcompress.channels(two_layers, params, jax.ShapeDtypeStruct((1, 4), jax.numpy.float32))
+        params = jaxcompress.prune.remove(params, channels, select(score(params, channels), channels, sparsity))
+        again = jaxcompress.channels(two_layers, params, jax.ShapeDtypeStruct((1, 4), jax.numpy.float32))
+        assert [int(group.left.sum()) for group in again.groups] == counts
+        assert (params["a"].weight.shape, params["b"].weight.shape) == ((4, counts[0]), tuple(counts))
 
 
 # Bad input
