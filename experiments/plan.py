@@ -1,6 +1,8 @@
 """What training a stage needs, and the parameters that it begins with."""
 
+import pathlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,8 @@ from experiments.data import Dataset, drawn
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
 
+Made = Callable[[config.Experiment], Any]  # the parameters that an experiment ends with
+
 _RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
 
 
@@ -23,6 +27,37 @@ def training(experiment: config.Experiment) -> config.Stage:
     if not isinstance(stage, config.Stage):
         raise ValueError(f"stage {stage.name!r} does not train")
     return stage
+
+
+def teacher(experiment: config.Experiment) -> config.Experiment | None:
+    """Returns the teacher of the last stage, None without one; raises ValueError if it is trained on other data."""
+    distill = training(experiment).distill
+    if distill is None:
+        return None
+    if distill.teacher.data != experiment.data:
+        raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
+    return distill.teacher
+
+
+def given(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path | None, made: Made) -> Any:
+    """Returns the parameters that the last stage of an experiment is given; ``made(experiment)`` those it ends with."""
+    *earlier, _ = experiment.stages
+    if not earlier:
+        return build.initial_params(experiment, data, data_dir)
+    return made(replace(experiment, stages=tuple(earlier)))
+
+
+def rewound(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path | None, made: Made) -> Any:
+    """Returns the parameters that the last stage of an experiment rewinds to, None if to none."""
+    match training(experiment).rewind:
+        case None:
+            return None
+        case "initial":
+            return build.initial_params(experiment, data, data_dir)
+        case "random":
+            return build.random_params(experiment, data, f"reinit of stage {len(experiment.stages)}")
+        case stage:
+            return made(experiment.until(stage))
 
 
 class Plan(NamedTuple):
@@ -40,8 +75,8 @@ class Plan(NamedTuple):
     handed_on: Callable[[Any], Any]
 
     @classmethod
-    def of(cls, experiment: config.Experiment, data: Dataset, teacher: np.ndarray) -> "Plan":
-        """Builds the last stage of an experiment."""
+    def of(cls, experiment: config.Experiment, data: Dataset, teacher_logits: np.ndarray) -> "Plan":
+        """Builds the last stage of an experiment; a teacher's logits are of all training examples."""
         stage = training(experiment)
         size = len(data.train.labels)
         if not 0 < stage.batch <= size:
@@ -57,7 +92,9 @@ class Plan(NamedTuple):
         recipe = recipes.recipe(stage, setting)
         of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
         objective = train.Objective(*of_teacher, stage.loss, stage.slimming)
-        examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher))
+        examples = train.Examples(
+            jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher_logits)
+        )
         return cls(
             train.epoch_program(
                 outputs, optimiser, recipe, objective, stage.batch, moves_masks=recipes.moves_masks(stage)

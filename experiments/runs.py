@@ -11,7 +11,6 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.plan import Plan, training
+from experiments.plan import Made, Plan, given, rewound, teacher, training
 from jaxcompress.export.files import write_whole
 
 
@@ -116,27 +115,18 @@ def _prepared(
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
     """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
     plan = Plan.of(experiment, data, _teacher_logits(experiment, data, settings))
-    return plan, plan.begin(before(experiment, data, settings), _rewound(experiment, data, settings))
+    made = _made(settings)
+    begun = plan.begin(before(experiment, data, settings), rewound(experiment, data, settings.data_dir, made))
+    return plan, begun
 
 
 def before(experiment: config.Experiment, data: Dataset, settings: Settings) -> Any:
-    """Returns the parameters that the last stage of an experiment starts from."""
-    if len(experiment.stages) == 1:
-        return build.initial_params(experiment, data, settings.data_dir)
-    return run(replace(experiment, stages=experiment.stages[:-1]), settings).params()
+    """Returns the parameters that the last stage of an experiment starts from, running the stages before it."""
+    return given(experiment, data, settings.data_dir, _made(settings))
 
 
-def _rewound(experiment: config.Experiment, data: Dataset, settings: Settings) -> Any:
-    """Returns the parameters that the last stage of an experiment rewinds to, None if to none."""
-    match training(experiment).rewind:
-        case None:
-            return None
-        case "initial":
-            return build.initial_params(experiment, data, settings.data_dir)
-        case "random":
-            return build.random_params(experiment, data, f"reinit of stage {len(experiment.stages)}")
-        case stage:
-            return run(experiment.until(stage), settings).params()
+def _made(settings: Settings) -> Made:
+    return lambda experiment: run(experiment, settings).params()
 
 
 def _train(
@@ -215,14 +205,11 @@ def _finish(
 
 def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:
     """Returns the frozen teacher's logits for all training examples; no columns without a teacher."""
-    distill = training(experiment).distill
-    if distill is None:
+    of = teacher(experiment)
+    if of is None:
         return np.zeros((len(data.train.labels), 0), np.float32)
-    if distill.teacher.data != experiment.data:
-        raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
-    params = run(distill.teacher, settings).params()
-    teacher = build.predictor(distill.teacher.model, data.classes, distill.teacher.activations)
-    return evaluate.predict(teacher, params, data.train.images)
+    params = run(of, settings).params()
+    return evaluate.predict(build.predictor(of.model, data.classes, of.activations), params, data.train.images)
 
 
 @lru_cache(maxsize=2)

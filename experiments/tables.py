@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments import config, devices, report, runs
 from experiments.config import Row, Table
+from experiments.rehearsal import Rehearsal
 from jaxcompress.export.files import write_whole
 from jaxcompress.paths import did_you_mean
 
@@ -126,10 +127,30 @@ def _metrics(row: Row) -> dict[str, Callable[[dict[str, Any]], float]]:
 
 
 def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]:
-    """Runs every experiment of a table from `seeds` seeds, as far as its rows need, and measures the rows."""
+    """Runs every experiment of a table from `seeds` seeds, as far as its rows need, and measures the rows.
+
+    Every stage that is still to be trained is rehearsed before the first is. Raises ValueError as `check` does, and as
+    stages do that cannot begin.
+    """
     drawn = range(table.first_seed, table.first_seed + seeds)
     check(table)
+    _rehearse(table, settings)
     return [_result(row, [_run(table, row, seed, settings) for seed in drawn], settings) for row in table.rows]
+
+
+def _rehearse(table: Table, settings: runs.Settings) -> None:
+    rehearsals: dict[config.Data, Rehearsal] = {}
+    for row in table.rows:
+        experiment = _seeded(table, row.experiment, row.stage, table.first_seed)
+        if runs.locate(experiment, settings.root).finished:
+            continue
+        if experiment.data not in rehearsals:
+            data = runs.dataset(experiment.data, settings.data_dir)
+            rehearsals[experiment.data] = Rehearsal(data, settings.data_dir)
+        try:
+            rehearsals[experiment.data].begin(experiment)
+        except ValueError as error:
+            raise ValueError(f"experiment {row.experiment!r}, as far as stage {row.stage!r}: {error}") from error
 
 
 def _seeded(table: Table, name: str, stage: str, seed: int) -> config.Experiment:

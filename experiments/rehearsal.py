@@ -1,0 +1,40 @@
+"""Whether every stage of an experiment can begin, tried before any is trained."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments import config, train
+from experiments.data import Dataset
+from experiments.plan import Plan, given, rewound, teacher
+
+
+class Rehearsal:
+    """Begins the stages of experiments on one another, untrained, each once: what they raise, they raise here.
+
+    So a pattern without a match, or a batch larger than the data, is found in a moment and not when the stages before
+    it are trained. Weights are those of the seed, which training moves, so that what depends on their values (a
+    threshold, the shapes that a choice of channels leaves) is tried on other ones.
+    """
+
+    def __init__(self, data: Dataset, data_dir: pathlib.Path | None = None) -> None:
+        self._data, self._data_dir = data, data_dir
+        self._begun: dict[str, Any] = {}
+
+    def begin(self, experiment: config.Experiment) -> Any:
+        """Begins the stages of an experiment and its teachers; returns the parameters at the start of the last."""
+        name = config.fingerprint(experiment)
+        if name not in self._begun:
+            self._begun[name] = self._last(experiment)
+        return self._begun[name]
+
+    def _last(self, experiment: config.Experiment) -> Any:
+        params = given(experiment, self._data, self._data_dir, self.begin)
+        if isinstance(experiment.stages[-1], config.PostTraining):
+            return params
+        if (of := teacher(experiment)) is not None:
+            self.begin(of)
+        plan = Plan.of(experiment, self._data, np.zeros((len(self._data.train.labels), 0), np.float32))
+        to = rewound(experiment, self._data, self._data_dir, self.begin)
+        return plan.handed_on(train.params_of(plan.begin(params, to)))
