@@ -29,9 +29,10 @@ def model(spec: config.Model, classes: int) -> nn.Module:
     """Builds the Linen module of a model's configuration."""
     match spec:
         case config.MLP():
-            return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial)
+            given = (spec.pixels.mean, spec.pixels.std)
+            return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial, *given)
         case config.LeNet5():
-            return models.LeNet5(classes, spec.dropout, spec.relu)
+            return models.LeNet5(classes, spec.dropout, spec.relu, spec.pixels.mean, spec.pixels.std)
         case config.LeNet5BN():
             return models.LeNet5BN(classes)
         case config.ResNet8():

@@ -14,6 +14,18 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """Standardizes what a model is given: pixels in [0, 1] less `mean`, over `std`."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std={self.std} of pixels must be above 0")
+
+
+@dataclass(frozen=True)
 class MLP:
     """A multilayer perceptron; LeNet-300-100 by default.
 
@@ -25,6 +37,7 @@ class MLP:
     dropout: float = 0.0
     norm: bool = False
     initial: Literal["lecun", "uniform"] = "lecun"
+    pixels: Pixels = Pixels()
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class LeNet5:
 
     dropout: float = 0.0
     relu: bool = False
+    pixels: Pixels = Pixels()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class MLP(nn.Module):
     With `norm` a batch normalization ``fc1_norm`` follows each layer, before ReLU and after the last layer too, with
     the constants of BinaryConnect's code (Courbariaux et al. 2015, arXiv:1511.00363). Departure: the layers then have
     no biases, which a normalization takes off again. `initial` kernels are normal with a variance of one over their
-    inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs.
+    inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs. Inputs are standardized by
+    `mean` and `std`.
     """
 
     hidden: Sequence[int] = (300, 100)
@@ -26,13 +27,15 @@ class MLP(nn.Module):
     dropout: float = 0.0
     norm: bool = False
     initial: Literal["lecun", "uniform"] = "lecun"
+    mean: float = 0.0
+    std: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
         norm = batch_norm(self.norm, train, momentum=0.85, epsilon=1e-4)
         initial = LECUN if self.initial == "lecun" else _uniform
-        x = x.reshape(x.shape[0], -1)
+        x = _standardized(x.reshape(x.shape[0], -1), self.mean, self.std)
         for i, width in enumerate(self.hidden):
             x = nn.relu(_dense(x, width, f"fc{i + 1}", norm, initial))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -42,17 +45,20 @@ class MLP(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 as Caffe has it: 20 and 50 filters of 5x5, max pooling after each, 500 units; ReLU after ``fc1`` only.
 
-    With `relu` it follows the convolutions as well.
+    With `relu` it follows the convolutions as well. Inputs are standardized by `mean` and `std`.
     """
 
     classes: int = 10
     dropout: float = 0.0
     relu: bool = False
+    mean: float = 0.0
+    std: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
         _check_size(x)
+        x = _standardized(x, self.mean, self.std)
         for name, filters in (("conv1", 20), ("conv2", 50)):
             x = nn.Conv(filters, (5, 5), padding="VALID", name=name)(x)
             x = nn.max_pool(nn.relu(x) if self.relu else x, (2, 2), strides=(2, 2))
@@ -89,6 +95,11 @@ def _dense(x: jax.Array, features: int, name: str, norm: Norm, initial: Any = LE
     """Runs the layer `name` and the normalization ``<name>_norm`` in the module that is being built."""
     x = nn.Dense(features, use_bias=norm is None, kernel_init=initial, name=name)(x)
     return x if norm is None else norm(name=f"{name}_norm")(x)
+
+
+def _standardized(x: jax.Array, mean: float, std: float) -> jax.Array:
+    """Returns ``(x - mean) / std``; no operation at all for a mean of zero and a deviation of one."""
+    return x if (mean, std) == (0.0, 1.0) else (x - mean) / std
 
 
 def _uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
