@@ -74,11 +74,12 @@ def scaled(images: jax.Array) -> jax.Array:
 
 
 def predictor(
-    spec: config.Model, classes: int, activations: config.Activations | None = None
+    spec: config.Model, classes: int, activations: config.Activations | None = None, *, training: bool = False
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1].
 
-    With `activations` they are rounded in the ranges that `params` hold.
+    With `activations` they are rounded in the ranges that `params` hold. A teacher's stands in the `training` of
+    another model, where convolutions run as those of `trainer` do.
     """
     module = model(spec, classes)
 
@@ -88,7 +89,7 @@ def predictor(
             return rounded(module, activations, params, images)
         return module.apply(variables(params), images)
 
-    return jc.lift(logits)
+    return _in_training(jc.lift(logits)) if training else jc.lift(logits)
 
 
 def trainer(
@@ -111,7 +112,10 @@ def trainer(
         options = {"train": True, "rngs": {"dropout": key}, "mutable": [STATISTICS]}
         return module.apply(variables(params), scaled(images), **options)
 
-    lifted = jc.lift(outputs)
+    return _in_training(jc.lift(outputs))
+
+
+def _in_training(lifted: Callable[..., Any]) -> Callable[..., Any]:
     return jc.patches(lifted) if jax.default_backend() == "cpu" else lifted
 
 

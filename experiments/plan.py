@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,14 @@ import numpy as np
 import jaxcompress as jc
 from experiments import build, config, recipes, removal, scoring, train
 from experiments.activations import with_ranges
+from experiments.augmentation import augmented
 from experiments.data import Dataset, drawn
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
+
+# What a teacher says: its logits (examples, classes) for all training images, without columns if there is none; or, of
+# images that are changed at random, a function of a batch of them.
+Taught = np.ndarray | Callable[[jax.Array], jax.Array]
 
 Made = Callable[[config.Experiment], Any]  # the parameters that an experiment ends with
 
@@ -75,8 +81,8 @@ class Plan(NamedTuple):
     handed_on: Callable[[Any], Any]
 
     @classmethod
-    def of(cls, experiment: config.Experiment, data: Dataset, teacher_logits: np.ndarray) -> "Plan":
-        """Builds the last stage of an experiment; a teacher's logits are of all training examples."""
+    def of(cls, experiment: config.Experiment, data: Dataset, taught: Taught) -> "Plan":
+        """Builds the last stage of an experiment."""
         stage = training(experiment)
         size = len(data.train.labels)
         if not 0 < stage.batch <= size:
@@ -92,12 +98,18 @@ class Plan(NamedTuple):
         recipe = recipes.recipe(stage, setting)
         of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
         objective = train.Objective(*of_teacher, stage.loss, stage.slimming)
-        examples = train.Examples(
-            jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(teacher_logits)
-        )
+        logits = np.zeros((size, 0), np.float32) if callable(taught) else taught
+        examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(logits))
         return cls(
             train.epoch_program(
-                outputs, optimiser, recipe, objective, stage.batch, moves_masks=recipes.moves_masks(stage)
+                outputs,
+                optimiser,
+                recipe,
+                objective,
+                stage.batch,
+                moves_masks=recipes.moves_masks(stage),
+                augment=partial(augmented, methods=stage.augment) if stage.augment else None,
+                teacher=taught if callable(taught) else None,
             ),
             build.predictor(experiment.model, data.classes, experiment.activations),
             examples,

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.plan import Made, Plan, given, rewound, teacher, training
+from experiments.plan import Made, Plan, Taught, given, rewound, teacher, training
 from jaxcompress.export.files import write_whole
 
 
@@ -114,7 +114,7 @@ def _prepared(
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
     """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
-    plan = Plan.of(experiment, data, _teacher_logits(experiment, data, settings))
+    plan = Plan.of(experiment, data, _taught(experiment, data, settings))
     made = _made(settings)
     begun = plan.begin(before(experiment, data, settings), rewound(experiment, data, settings.data_dir, made))
     return plan, begun
@@ -203,12 +203,14 @@ def _finish(
     return found._asdict() | sizes | active | sha, files
 
 
-def _teacher_logits(experiment: config.Experiment, data: Dataset, settings: Settings) -> np.ndarray:
-    """Returns the frozen teacher's logits for all training examples; no columns without a teacher."""
+def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) -> Taught:
+    """Returns what the frozen teacher says, training it first."""
     of = teacher(experiment)
     if of is None:
         return np.zeros((len(data.train.labels), 0), np.float32)
     params = run(of, settings).params()
+    if training(experiment).augment:
+        return partial(build.predictor(of.model, data.classes, of.activations, training=True), params)
     return evaluate.predict(build.predictor(of.model, data.classes, of.activations), params, data.train.images)
 
 

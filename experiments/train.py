@@ -12,6 +12,8 @@ from jax import Array, lax
 import jaxcompress as jc
 from experiments.variables import cut_like, split
 
+_AUGMENTATION = 1  # folded into the key of a step, which dropout is drawn by
+
 
 class State(NamedTuple):
     """Holds all that training carries from step to step."""
@@ -75,11 +77,15 @@ def epoch_program(
     batch: int,
     *,
     moves_masks: bool = False,
+    augment: Callable[[Array, Array], Array] | None = None,
+    teacher: Callable[[Array], Array] | None = None,
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
     """Compiles ``epoch(state, examples, key) -> (state, mean loss)``: one pass in an order drawn from `key`.
 
     `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
-    that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step.
+    that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step. Images
+    are changed by ``augment(images, key)``; ``teacher(images)`` gives the logits for what becomes of them, where those
+    of the examples are of the images as they were.
     """
 
     def loss(trainable: Any, state: State, examples: Examples, key: Array) -> tuple[Array, Any]:
@@ -103,6 +109,10 @@ def epoch_program(
         def step(state: State, indices: Array) -> tuple[State, Array]:
             chosen = jax.tree.map(lambda column: column[indices], examples)
             key = jax.random.fold_in(step_key, state.step)
+            if augment is not None:
+                chosen = chosen._replace(images=augment(chosen.images, jax.random.fold_in(key, _AUGMENTATION)))
+            if teacher is not None:
+                chosen = chosen._replace(teacher=teacher(chosen.images))
             (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(state.trainable, state, chosen, key)
             updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
             moved = jc.combine(optax.apply_updates(state.trainable, updates), state.fixed)

@@ -10,6 +10,7 @@ from experiments.config.documents import load_table as load_table
 from experiments.config.documents import structure as structure
 from experiments.config.documents import to_plain as to_plain
 from experiments.config.experiment import AnyStage as AnyStage
+from experiments.config.experiment import Augmentation as Augmentation
 from experiments.config.experiment import Distill as Distill
 from experiments.config.experiment import Experiment as Experiment
 from experiments.config.experiment import Optimiser as Optimiser

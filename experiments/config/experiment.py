@@ -50,6 +50,9 @@ class Distill:
     weight: float = 0.9
 
 
+Augmentation = Literal["flip", "crop"]
+
+
 @dataclass(frozen=True)
 class Stage:
     """Trains for `epochs` under a recipe, on top of the stage before it.
@@ -65,6 +68,9 @@ class Stage:
 
     `remove` takes channels away at the start of the stage, before its recipe is applied. `slimming` is the strength of
     the penalty on the scales of normalizations by which network slimming finds them (Liu et al. 2017).
+
+    Training images are changed at random by the methods of `augment` (`experiments.augmentation`), and a teacher then
+    sees what its student sees.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Stage:
     rewind: str | None = None
     remove: Removal | None = None
     slimming: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
 
     def __post_init__(self) -> None:
         if self.slimming < 0:

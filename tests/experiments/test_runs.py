@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import jaxcompress as jc
-from experiments import build, config, data, evaluate, runs
+from experiments import build, config, data, evaluate, plan, runs
 from experiments.config import (
     MLP,
     Binary,
@@ -228,6 +228,17 @@ def test_student_learns_from_a_teacher_that_is_trained_once(shared):
     run = runs.run(stage(name="student", epochs=1, distill=Distill(teacher)), shared)
     assert runs.locate(teacher, shared.root).finished
     assert rows(run)[0]["loss"] > 0
+
+
+def test_a_teacher_answers_for_augmented_images_as_for_others(shared, monkeypatch):
+    """Where the change of the images is none, logits at hand and logits as they come train alike."""
+    teacher = replace(DENSE, model=MLP((20,)), stages=(Stage("teacher", 1, 50, SGD),))
+    at_hand = runs.run(stage(name="student", epochs=2, distill=Distill(teacher)), shared)
+    monkeypatch.setattr(plan, "augmented", lambda images, key, methods: images)
+    as_they_come = runs.run(stage(name="student", epochs=2, distill=Distill(teacher), augment=("flip",)), shared)
+    assert at_hand.folder != as_they_come.folder
+    for one, other in zip(rows(at_hand), rows(as_they_come), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_a_log_is_open_for_one_run_at_a_time(tmp_path, monkeypatch):

@@ -135,6 +135,33 @@ def test_order_of_the_examples_differs_between_epochs():
         assert len(set(order)) == 18
 
 
+def test_images_are_changed_and_the_teacher_sees_them_so():
+    """Both see what `augment` makes of the images, whose keys no two steps share."""
+    seen, taught, keys = [], [], []
+
+    def outputs(params, images, key):
+        jax.debug.callback(lambda x: seen.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
+        return jnp.zeros((images.shape[0], 4)) + 0 * params["w"], {}
+
+    def teacher(images):
+        jax.debug.callback(lambda x: taught.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
+        return jnp.zeros((images.shape[0], 4))
+
+    def augment(images, key):
+        jax.debug.callback(lambda data: keys.append(data.tolist()), jax.random.key_data(key), ordered=True)
+        return images + 100
+
+    program = train.epoch_program(
+        outputs, optax.sgd(0.1), jc.chain(), train.Objective(0.5), 6, augment=augment, teacher=teacher
+    )
+    given = examples(size=20)._replace(images=jnp.arange(20, dtype=jnp.uint8).reshape(20, 1, 1, 1))
+    begin = train.begin({"w": jnp.zeros(())}, optax.sgd(0.1))
+    list(train.epochs(program, begin, given, jax.random.key(0), 1, 2))
+    jax.effects_barrier()
+    assert seen == taught and len(seen) == 6 and {pixel // 20 for row in seen for pixel in row} == {5}
+    assert len(set(map(tuple, keys))) == 6
+
+
 def test_teacher_of_no_weight_changes_nothing():
     teacher = jax.random.normal(jax.random.key(5), (60, 4))
     alone = trained(RECIPES["dense"])
