@@ -87,18 +87,7 @@ def epoch_program(
     are changed by ``augment(images, key)``; ``teacher(images)`` gives the logits for what becomes of them, where those
     of the examples are of the images as they were.
     """
-
-    def loss(trainable: Any, state: State, examples: Examples, key: Array) -> tuple[Array, Any]:
-        params = params_of(state._replace(trainable=trainable))
-        logits, statistics = outputs(params, examples.images, key)
-        total = LOSSES[objective.labels](logits, examples.labels)
-        if objective.distill:
-            soft = jc.distill.kd(logits, examples.teacher, objective.temperature)
-            total = (1 - objective.distill) * total + objective.distill * soft
-        mean = total.mean()
-        if objective.slimming:
-            mean = mean + jc.prune.slimming_penalty(params, strength=objective.slimming)
-        return mean, cut_like(statistics, state.statistics)
+    loss = _loss(outputs, objective)
 
     @jax.jit
     def epoch(state: State, examples: Examples, key: Array) -> tuple[State, Array]:
@@ -126,6 +115,26 @@ def epoch_program(
         return state, losses.mean()
 
     return epoch
+
+
+def _loss(
+    outputs: Callable[[Any, Array, Array], tuple[Array, Any]], objective: Objective
+) -> Callable[[Any, State, Examples, Array], tuple[Array, Any]]:
+    """Returns ``loss(trainable, state, examples, key) -> (mean loss, statistics after these examples)``."""
+
+    def loss(trainable: Any, state: State, examples: Examples, key: Array) -> tuple[Array, Any]:
+        params = params_of(state._replace(trainable=trainable))
+        logits, statistics = outputs(params, examples.images, key)
+        total = LOSSES[objective.labels](logits, examples.labels)
+        if objective.distill:
+            soft = jc.distill.kd(logits, examples.teacher, objective.temperature)
+            total = (1 - objective.distill) * total + objective.distill * soft
+        mean = total.mean()
+        if objective.slimming:
+            mean = mean + jc.prune.slimming_penalty(params, strength=objective.slimming)
+        return mean, cut_like(statistics, state.statistics)
+
+    return loss
 
 
 def epochs(

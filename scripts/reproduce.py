@@ -60,7 +60,7 @@ def main() -> None:
 def _show(table: config.Table, results: list[tables.Result]) -> None:
     grid = Grid(title=f"{table.paper}\n{table.table}", caption=table.differs or None, box=box.SIMPLE_HEAD)
     for name in tables.COLUMNS:
-        grid.add_column(name, justify="left" if name in ("row", "metric", "verdict") else "right")
+        grid.add_column(name, justify="left" if name in ("row", "metric", "verdict") else "right", overflow="fold")
     for result in results:
         grid.add_row(*tables.cells(result))
     Console().print(grid)

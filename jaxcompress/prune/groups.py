@@ -15,6 +15,23 @@ def keyed(channels: Channels) -> dict[str | int, Group]:
     return {i if names.count(n) > 1 else n: g for i, (n, g) in enumerate(zip(names, channels.groups, strict=True))}
 
 
+def group_of(channels: Channels, key: str | int) -> Group:
+    """Returns the group of a name or an index; raises ValueError for one that there is not, or not once."""
+    names = [group.name for group in channels.groups]
+    if isinstance(key, str):
+        found = [i for i, name in enumerate(names) if name == key]
+        if len(found) > 1:
+            raise ValueError(f"{key!r} is the name of the groups {found}; give the index of one")
+        if not found:
+            raise ValueError(
+                f"there is no group {key!r}{did_you_mean(key, names)}; there are {', '.join(names) or 'none'}"
+            )
+        return channels.groups[found[0]]
+    if isinstance(key, bool) or not 0 <= key < len(names):
+        raise ValueError(f"group {key} is not one of the {len(names)} groups, from 0 on")
+    return channels.groups[key]
+
+
 def matching(channels: Channels, pattern: str) -> dict[str | int, Group]:
     """Returns, as `keyed` does, the groups of which `pattern` matches a member, as ``path:axis``.
 

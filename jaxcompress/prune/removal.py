@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxcompress.arrays import Masked, is_compressed, sliced
 from jaxcompress.interpreters import Channels
-from jaxcompress.interpreters.channels import Group
-from jaxcompress.paths import Params, did_you_mean, flatten, path_text
+from jaxcompress.paths import Params, flatten, path_text
+from jaxcompress.prune.groups import group_of
 
 Kept = Mapping[str | int, Any]  # by a group's name or index, bools [channels] of those that stay
 
@@ -104,7 +104,7 @@ def _masks(params: Params, channels: Channels, kept: Kept) -> _Masks:
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
     masks: _Masks = defaultdict(dict)
     for key, stays in kept.items():
-        group = _group(channels, key)
+        group = group_of(channels, key)
         stays = np.asarray(stays)
         if stays.dtype != bool or stays.shape != (group.channels,):
             raise ValueError(
@@ -120,19 +120,3 @@ def _masks(params: Params, channels: Channels, kept: Kept) -> _Masks:
             along = masks[path].setdefault(axis, np.ones(shape[axis], bool))
             along[indices[~stays].reshape(-1)] = False
     return masks
-
-
-def _group(channels: Channels, key: str | int) -> Group:
-    names = [group.name for group in channels.groups]
-    if isinstance(key, str):
-        found = [i for i, name in enumerate(names) if name == key]
-        if len(found) > 1:
-            raise ValueError(f"{key!r} is the name of the groups {found}; give the index of one")
-        if not found:
-            raise ValueError(
-                f"there is no group {key!r}{did_you_mean(key, names)}; there are {', '.join(names) or 'none'}"
-            )
-        return channels.groups[found[0]]
-    if isinstance(key, bool) or not 0 <= key < len(names):
-        raise ValueError(f"group {key} is not one of the {len(names)} groups, from 0 on")
-    return channels.groups[key]
