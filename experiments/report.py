@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -84,3 +85,30 @@ def paper_and_ours(results: list[Result], title: str, path: pathlib.Path) -> Non
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figure.suptitle(title, fontsize=9, wrap=True)
     _write(figure, path)
+
+
+def curves(results: list[Result], title: str, path: pathlib.Path) -> None:
+    """Draws a line a metric over the numbers that rows begin with, from the largest on, with the spread over seeds."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for metric in dict.fromkeys(result.metric for result in results):
+        chosen = [result for result in results if result.metric == metric]
+        spread = [0.0 if math.isnan(result.std) else result.std for result in chosen]
+        places, ours = [number(result.row) for result in chosen], [result.mean for result in chosen]
+        axes.errorbar(places, ours, spread, marker="o", capsize=3, label=metric)
+    axes.set(xscale="log", xlabel=results[0].row.lstrip("0123456789.,") or None)
+    axes.set_xticks(places := sorted({number(result.row) for result in results}), list(map("{:g}".format, places)))
+    axes.tick_params(axis="x", labelsize=8, rotation=45)
+    axes.minorticks_off()
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle(title, fontsize=9, wrap=True)
+    _write(figure, path)
+
+
+def number(row: str) -> float:
+    """Returns the number that a row begins with; raises ValueError for a row without one."""
+    found = re.match(r"[0-9.]+", row)
+    if found is None:
+        raise ValueError(f"row {row!r} does not begin with a number, so it has no place on a curve")
+    return float(found.group())

@@ -108,8 +108,13 @@ LEAF_METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
 
 
 def check(table: Table) -> None:
-    """Raises ValueError for a row whose metric is not known, or of another TFLite file than its stage makes."""
+    """Raises ValueError for a row whose metric is not known, or of another TFLite file than its stage makes.
+
+    Rows that are drawn as curves must begin with a number.
+    """
     for row in table.rows:
+        if table.picture == "curves":
+            report.number(row.row)
         known = list(_metrics(row))
         if row.metric not in known:
             raise ValueError(
@@ -233,7 +238,8 @@ def write(table: Table, results: list[Result], folder: pathlib.Path, name: str) 
     text, data, picture = (folder / f"{name}{suffix}" for suffix in (".md", ".json", ".png"))
     write_whole(text, markdown(table, results).encode())
     write_whole(data, to_json(table, results).encode())
-    report.paper_and_ours(results, f"{table.paper}: {table.table}", picture)
+    draw = {"bars": report.paper_and_ours, "curves": report.curves}[table.picture]
+    draw(results, f"{table.paper}: {table.table}", picture)
     return [text, data, picture]
 
 

@@ -40,7 +40,8 @@ class Table:
     """A paper's table and the experiments that are to meet it.
 
     Seeds are counted from `first_seed`: those before it were in sight when settings were chosen. `differs` says in
-    words what is not as in the paper, `expected_minutes` how long the whole table takes on two cores.
+    words what is not as in the paper, `expected_minutes` how long the whole table takes on two cores. The `picture` has
+    bars, the paper's numbers beside ours, or ``curves``: a line a metric, over the number that each row begins with.
     """
 
     paper: str
@@ -51,3 +52,4 @@ class Table:
     first_seed: int = 0
     expected_minutes: float = 1.0
     differs: str = ""
+    picture: Literal["bars", "curves"] = "bars"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import runs, tables
+from experiments import report, runs, tables
 from experiments.config import MLP, Data, Experiment, PostTraining, Row, Stage, Table
 
 EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 1), Stage("pruned", 1)))
@@ -158,6 +158,18 @@ def test_a_file_has_one_row_and_one_maker(settings):
         tables.reproduce(wanted, settings, 1)
     with pytest.raises(ValueError, match="row 'a row' has a leaf and a format"):
         row("bytes", leaf="fc1/kernel", format="int8")
+
+
+def test_curves_are_drawn_over_the_numbers_of_their_rows(settings, tmp_path):
+    for seed in (0, 1):
+        finished(settings, seed=seed, error=2.0 + seed)
+    rows = [replace(row(), row=name, shown=shown) for name in ("80.0 %", "3.5 %") for shown in ("ticket", "reinit")]
+    wanted = replace(table(*rows), picture="curves")
+    tables.write(wanted, tables.reproduce(wanted, settings, 2), tmp_path, "curves")
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert report.number("3.5 %") == 3.5 and report.number("10") == 10
+    with pytest.raises(ValueError, match="row 'a row' does not begin with a number"):
+        tables.reproduce(replace(table(row()), picture="curves"), settings, 1)
 
 
 def test_unknown_metric_is_refused_before_any_run(settings):
