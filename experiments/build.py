@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
 import jaxcompress as jc
-from experiments import config, models, tflite_weights
+from experiments import config, lc_weights, models, tflite_weights
 from experiments.activations import rounded
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
@@ -30,7 +31,8 @@ def model(spec: config.Model, classes: int) -> nn.Module:
     match spec:
         case config.MLP():
             given = (spec.pixels.mean, spec.pixels.std)
-            return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial, *given)
+            kind = (spec.activation, spec.center)
+            return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial, *given, *kind)
         case config.LeNet5():
             return models.LeNet5(classes, spec.dropout, spec.relu, spec.pixels.mean, spec.pixels.std)
         case config.LeNet5BN():
@@ -43,29 +45,40 @@ def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pa
     """Draws the initial parameters of an experiment from its seed, or reads the published ones that it starts from."""
     if experiment.pretrained is None:
         return random_params(experiment, dataset, "init")
-    module = model(experiment.model, dataset.classes)
-    if not isinstance(module, models.ResNet8):
-        raise ValueError(
-            f"{experiment.pretrained.file} holds a ResNet8, not the {type(experiment.model).__name__} asked for"
-        )
     like = jax.eval_shape(lambda: random_params(experiment, dataset, "init"))
-    return _published(experiment.pretrained, module.layers, like, data_dir)
+    module, file = model(experiment.model, dataset.classes), experiment.pretrained.file
+    name = file.partition("/")[0]
+    path = locate(name, data_dir) / file
+    holds = {"mlperf-tiny": models.ResNet8, "lc-lenet300": models.MLP}[name]
+    if not isinstance(module, holds):
+        raise ValueError(f"{file} holds a {holds.__name__}, not the {type(experiment.model).__name__} asked for")
+    raw = verified(path, ACCEPTED[file])
+    if isinstance(module, models.ResNet8):
+        params = tflite_weights.load(path, module.layers, like=like)
+        first = module.layers[0]
+    else:
+        params = lc_weights.load(raw, like) | {STATISTICS: _statistics(experiment.model, dataset)}
+        first = "fc1"
+    # What the first layer was given times `input_range`, it now finds in its kernel.
+    return rewrite(params, f"{first}/kernel", lambda _, kernel: kernel * experiment.pretrained.input_range)
 
 
 def random_params(experiment: config.Experiment, dataset: Dataset, purpose: str) -> Params:
     """Draws parameters by the seed of an experiment; `purpose` tells draws apart."""
     module = model(experiment.model, dataset.classes)
     example = jnp.zeros((1, *dataset.train.images.shape[1:]), jnp.float32)
-    return joined(module.init(seed_key(experiment.seed, purpose), example))
+    params = joined(module.init(seed_key(experiment.seed, purpose), example))
+    found = params.get(STATISTICS, {}) | _statistics(experiment.model, dataset)
+    return params | ({STATISTICS: found} if found else {})
 
 
-def _published(spec: config.Pretrained, layers: tuple[str, ...], like: Any, data_dir: pathlib.Path | None) -> Any:
-    name = spec.file.partition("/")[0]
-    path = locate(name, data_dir) / spec.file
-    verified(path, ACCEPTED[spec.file])
-    params = tflite_weights.load(path, layers, like=like)
-    # What the first layer was given times `input_range`, it now finds in its kernel.
-    return rewrite(params, f"{layers[0]}/kernel", lambda _, kernel: kernel * spec.input_range)
+def _statistics(spec: config.Model, dataset: Dataset) -> Params:
+    """Returns the statistics of the training images that a model takes from them: the mean of every pixel."""
+    if not getattr(spec, "center", False):
+        return {}
+    total = sum(part.astype(np.float64).sum(0) for part in np.array_split(dataset.train.images, 16))
+    mean = np.asarray(total / (255 * len(dataset.train.images)), np.float32)
+    return {"pixel_mean": jnp.asarray(mean.reshape(-1))}
 
 
 def scaled(images: jax.Array) -> jax.Array:

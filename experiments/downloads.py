@@ -8,6 +8,7 @@ Every file is checked against a table of checksums before it is parsed.
     fashion-mnist/                                          the same four names
     cifar-10-batches-bin/{data_batch_1,...,data_batch_5,test_batch}.bin
     mlperf-tiny/*.tflite                                    trained models of MLPerf Tiny
+    lc-lenet300/lenet300_classic.pklz                       the LC toolkit's trained LeNet-300-100
 """
 
 import hashlib
@@ -36,6 +37,7 @@ ACCEPTED: Checksums = {
     "fashion-mnist/t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310",),
     "mlperf-tiny/pretrainedResnet.tflite": ("6ba6fa3ed68c479ef7be253ba3f0b789",),
     "mlperf-tiny/pretrainedResnet_quant.tflite": ("2d6dd48722471313e4c4528249205ae3",),
+    "lc-lenet300/lenet300_classic.pklz": ("bf36838da42b6a3f2016c363db4044ab",),
     CIFAR_ARCHIVE: ("c32a1d4ab5d03f1284b67883e8d87530",),
     "cifar-10-batches-bin/data_batch_1.bin": (
         "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -75,6 +77,9 @@ MIRRORS: Mapping[str, Sequence[str]] = {
     "mlperf-tiny": (
         "https://raw.githubusercontent.com/mlcommons/tiny/master/benchmark/training/image_classification/trained_models/",
     ),
+    "lc-lenet300": (
+        "https://raw.githubusercontent.com/UCMerced-ML/LC-model-compression/bf12c3c1baad2bdd8d2aa3c560f8d7d0bed64a1e/examples/lenet300/",
+    ),
 }
 
 
@@ -85,6 +90,8 @@ def files(name: str) -> tuple[str, ...]:
         return tuple(f"cifar-10-batches-bin/{stem}.bin" for stem in stems)
     if name == "mlperf-tiny":
         return tuple(f"mlperf-tiny/pretrainedResnet{kind}.tflite" for kind in ("", "_quant"))
+    if name == "lc-lenet300":
+        return ("lc-lenet300/lenet300_classic.pklz",)
     kinds = ("images-idx3", "labels-idx1")
     return tuple(f"{name}/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in kinds)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, recipes, removal, scoring, train
+from experiments import build, config, learning, recipes, removal, scoring, train
 from experiments.activations import with_ranges
 from experiments.augmentation import augmented
 from experiments.data import Dataset, drawn
@@ -70,7 +70,7 @@ class Plan(NamedTuple):
     """Holds what training one stage needs besides its state.
 
     ``begin(params, rewound)`` makes the first state of what the stage before made and, for a stage that rewinds, of the
-    weights that it rewinds to.
+    weights that it rewinds to; ``handed_on(state)`` are the parameters that a state stands for.
     """
 
     program: Callable[..., tuple[train.State, jax.Array]]
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     examples: train.Examples
     key: jax.Array
     begin: Callable[[Any, Any], train.State]
-    handed_on: Callable[[Any], Any]
+    handed_on: Callable[[train.State], Any]
 
     @classmethod
     def of(cls, experiment: config.Experiment, data: Dataset, taught: Taught) -> "Plan":
@@ -95,27 +95,42 @@ class Plan(NamedTuple):
         optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
         outputs = build.trainer(experiment.model, data.classes, experiment.activations)
         setting = recipes.Setting(epoch_steps, experiment.seed, loss=_plain_loss(outputs, stage.loss))
-        recipe = recipes.recipe(stage, setting)
+        recipe = recipes.recipe(stage, setting) if stage.lc is None else jc.chain()
         of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
-        objective = train.Objective(*of_teacher, stage.loss, stage.slimming)
+        strength = learning.strength(stage.lc, epoch_steps) if stage.lc is not None else None
+        objective = train.Objective(*of_teacher, stage.loss, stage.slimming, strength)
         logits = np.zeros((size, 0), np.float32) if callable(taught) else taught
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(logits))
+        program = train.epoch_program(
+            outputs,
+            optimiser,
+            recipe,
+            objective,
+            stage.batch,
+            moves_masks=recipes.moves_masks(stage),
+            augment=partial(augmented, methods=stage.augment) if stage.augment else None,
+            teacher=taught if callable(taught) else None,
+        )
+        predictor = build.predictor(experiment.model, data.classes, experiment.activations)
+        key = build.seed_key(experiment.seed, f"stage {len(experiment.stages)}")
+        if stage.lc is not None:
+            compress = learning.compression(stage, setting)
+            return cls(
+                learning.with_c_steps(program, stage, compress, optimiser, epoch_steps),
+                predictor,
+                examples,
+                key,
+                lambda params, _: learning.begin(compress, params, optimiser),
+                partial(learning.handed_on, compress),
+            )
+        without_noise = recipes.handed_on(stage)
         return cls(
-            train.epoch_program(
-                outputs,
-                optimiser,
-                recipe,
-                objective,
-                stage.batch,
-                moves_masks=recipes.moves_masks(stage),
-                augment=partial(augmented, methods=stage.augment) if stage.augment else None,
-                teacher=taught if callable(taught) else None,
-            ),
-            build.predictor(experiment.model, data.classes, experiment.activations),
+            program,
+            predictor,
             examples,
-            build.seed_key(experiment.seed, f"stage {len(experiment.stages)}"),
+            key,
             lambda params, rewound: train.begin(_begun(experiment, data, setting, params, rewound), optimiser),
-            recipes.handed_on(stage),
+            lambda state: without_noise(train.params_of(state)),
         )
 
 

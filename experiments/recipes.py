@@ -19,13 +19,14 @@ class Setting(NamedTuple):
     """Holds what transforms are made of besides their technique; epochs become steps by `epoch_steps`.
 
     ``score(technique, params)`` ranks connections, when they are pruned by `init`; ``loss(params, examples)`` is what
-    RigL grows by.
+    RigL grows by; `strength` is that of the LC algorithm, which learned ranks are weighed with.
     """
 
     epoch_steps: int = 1
     seed: int = 0
     score: Callable[[config.Connections, Params], jc.prune.scores.Scores] | None = None
     loss: Callable[[Params, Any], Array] | None = None
+    strength: float = 0.0
 
     def steps(self, epochs: float) -> int:
         """Returns the number of steps of some epochs."""
@@ -110,9 +111,12 @@ def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Trans
             return jc.quantize.ternary(spec.pattern, spec.method, threshold=spec.threshold)
         case config.Codebook():
             key = seed_key(setting.seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
-            return jc.quantize.codebook(spec.pattern, spec.bits, initial=spec.initial, key=key)
+            return jc.quantize.codebook(spec.pattern, spec.bits, scope=spec.scope, initial=spec.initial, key=key)
         case config.SVD():
-            return jc.factorize.svd(spec.pattern, spec.rank, energy=spec.energy)
+            learned = None if spec.alpha is None else jc.factorize.penalized(spec.alpha, setting.strength)
+            return jc.factorize.svd(spec.pattern, spec.rank if learned is None else learned, energy=spec.energy)
+        case config.Additive():
+            return jc.additive(spec.pattern, *(_transform(part, setting) for part in (spec.first, spec.second)))
 
 
 def _connections(spec: config.Connections, setting: Setting) -> jc.Transform:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import config, train
+from experiments import config
 from experiments.data import Dataset
 from experiments.plan import Plan, given, rewound, teacher
 
@@ -37,4 +37,4 @@ class Rehearsal:
             self.begin(of)
         plan = Plan.of(experiment, self._data, np.zeros((len(self._data.train.labels), 0), np.float32))
         to = rewound(experiment, self._data, self._data_dir, self.begin)
-        return plan.handed_on(train.params_of(plan.begin(params, to)))
+        return plan.handed_on(plan.begin(params, to))

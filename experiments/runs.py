@@ -140,17 +140,19 @@ def _train(
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
     stage = training(experiment)
-    best, lines = (plan.handed_on(train.params_of(state)), np.float32(np.inf)), this.folder / "metrics.jsonl"
+    chooses, lines = stage.select == "best-validation", this.folder / "metrics.jsonl"
+    best = (plan.handed_on(state) if chooses else (), np.float32(np.inf))
     with checkpoints(this.folder / "checkpoint") as kept:
         done, (state, best) = kept.latest((state, best))
         _go_on_from(done, lines, log)
         saved = time.monotonic()
         for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
-            state, params = after, plan.handed_on(train.params_of(after))
+            state = after
             row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": None}
             if len(data.validation.labels):
+                params = plan.handed_on(state)
                 row["validation_error"] = error = evaluate.error_rate(plan.logits, params, data.validation)
-                if np.float32(error) < best[1]:  # in float32, as a checkpoint keeps it
+                if chooses and np.float32(error) < best[1]:  # in float32, as a checkpoint keeps it
                     best = (params, np.float32(error))
             append_row(lines, row | {"sha256": digest(train.params_of(state))})
             log.row(row)
@@ -158,7 +160,7 @@ def _train(
             if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
                 kept.save(epoch, (state, best))
                 saved = time.monotonic()
-    return best[0] if stage.select == "best-validation" else plan.handed_on(train.params_of(state))
+    return best[0] if chooses else plan.handed_on(state)
 
 
 def _go_on_from(done: int, lines: pathlib.Path, log: Log) -> None:

@@ -23,6 +23,7 @@ class State(NamedTuple):
     opt_state: Any
     step: Array  # optimiser updates so far, int32
     statistics: Any = {}  # running ones of batch normalization, moved by no optimiser and no recipe
+    constraint: Any = ()  # what ties the weights to compressed ones, in the LC algorithm
 
 
 class Examples(NamedTuple):
@@ -36,13 +37,15 @@ class Examples(NamedTuple):
 class Objective(NamedTuple):
     """Weighs the loss: `distill` of it from the teacher at `temperature`, the rest, of a kind, from the labels.
 
-    To that comes the penalty of network slimming, of strength `slimming`.
+    To that come the penalty of network slimming, of strength `slimming`, and that of the LC algorithm, of the strength
+    ``constraint(step)``.
     """
 
     distill: float = 0.0
     temperature: float = 1.0
     labels: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
     slimming: float = 0.0
+    constraint: Callable[[Array], Array] | None = None
 
 
 def begin(params: Any, optimiser: optax.GradientTransformation) -> State:
@@ -109,7 +112,7 @@ def epoch_program(
             trainable, fixed = jc.partition(params)
             if moves_masks:
                 opt_state = jc.prune.mask_moments(opt_state, params)
-            return State(trainable, fixed, opt_state, state.step + 1, statistics), value
+            return State(trainable, fixed, opt_state, state.step + 1, statistics, state.constraint), value
 
         state, losses = lax.scan(step, state, order)
         return state, losses.mean()
@@ -132,6 +135,8 @@ def _loss(
         mean = total.mean()
         if objective.slimming:
             mean = mean + jc.prune.slimming_penalty(params, strength=objective.slimming)
+        if objective.constraint is not None:
+            mean = mean + jc.lc.penalty(params, state.constraint, objective.constraint(state.step))
         return mean, cut_like(statistics, state.statistics)
 
     return loss

@@ -6,9 +6,11 @@ from jaxcompress import budget as budget
 from jaxcompress import distill as distill
 from jaxcompress import export as export
 from jaxcompress import factorize as factorize
+from jaxcompress import lc as lc
 from jaxcompress import prune as prune
 from jaxcompress import quantize as quantize
 from jaxcompress import schedules as schedules
+from jaxcompress.additive import additive as additive
 from jaxcompress.arrays import densify as densify
 from jaxcompress.interpreters import Graph as Graph
 from jaxcompress.interpreters import channels as channels

@@ -136,6 +136,8 @@ def _kind(leaf: Any) -> str:
             return "Zeros"
         case arrays.LowRank():
             return f"LowRank({_kind(leaf.u)}, {_kind(leaf.v)})"
+        case arrays.Summed():
+            return f"Summed({_kind(leaf.first)}, {_kind(leaf.second)})"
         case arrays.Quantized():
             return f"Quantized {leaf.bits}-bit"
         case arrays.Clustered():
@@ -153,6 +155,8 @@ def _nonzero(leaf: Any) -> int:
     match leaf:
         case arrays.LowRank():
             return _nonzero(leaf.u) + _nonzero(leaf.v)
+        case arrays.Summed():
+            return _nonzero(leaf.first) + _nonzero(leaf.second)
         case arrays.Sliced():
             return _nonzero(leaf.weight)
         case arrays.Masked() if isinstance(leaf.weight, arrays.LowRank):

@@ -39,7 +39,7 @@ TRANSFORMS = {
     "codebook": lambda p: quantize.codebook(p, 2),
     "codebook_random": lambda p: quantize.codebook(p, 2, initial="random", key=jax.random.key(0)),
     "svd_rank": lambda p: factorize.svd(p, 2),
-    "svd_energy": lambda p: factorize.svd(p, energy=0.8),
+    "svd_energy": lambda p: factorize.svd(p, energy=0.8, always=True),
     "lsq": lambda p: quantize.lsq(p, 3),
     "dorefa": lambda p: quantize.dorefa(p, 2),
     "binary": lambda p: quantize.binary(p),

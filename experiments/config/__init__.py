@@ -9,6 +9,7 @@ from experiments.config.documents import fingerprint as fingerprint
 from experiments.config.documents import load_table as load_table
 from experiments.config.documents import structure as structure
 from experiments.config.documents import to_plain as to_plain
+from experiments.config.experiment import LC as LC
 from experiments.config.experiment import AnyStage as AnyStage
 from experiments.config.experiment import Augmentation as Augmentation
 from experiments.config.experiment import Distill as Distill
@@ -46,4 +47,5 @@ from experiments.config.table import Format as Format
 from experiments.config.table import Row as Row
 from experiments.config.table import Table as Table
 from experiments.config.techniques import SVD as SVD
+from experiments.config.techniques import Additive as Additive
 from experiments.config.techniques import Technique as Technique

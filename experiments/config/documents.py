@@ -14,7 +14,7 @@ from cattrs.v import format_exception
 from experiments.config.experiment import AnyStage, Experiment, Stage
 from experiments.config.models import Model
 from experiments.config.table import Table
-from experiments.config.techniques import Technique
+from experiments.config.techniques import Single, Technique
 from jaxcompress.paths import did_you_mean
 
 
@@ -68,7 +68,7 @@ def _converter() -> Converter:
     converter.register_structure_hook(int, lambda value, _: _exactly(value, int))
     converter.register_structure_hook(bool, lambda value, _: _exactly(value, bool))
     converter.register_structure_hook(str, lambda value, _: _exactly(value, str))
-    for union in (Model, Technique):
+    for union in (Model, Single, Technique):
         configure_tagged_union(union, converter, tag_name="type")
     configure_tagged_union(AnyStage, converter, tag_name="type", default=Stage)
     converter.register_unstructure_hook(AnyStage, _plain_stage)

@@ -50,6 +50,24 @@ class Distill:
     weight: float = 0.9
 
 
+@dataclass(frozen=True)
+class LC:
+    """The LC algorithm: L steps of `epochs`, the first of `first`, with a C step after each.
+
+    The penalty has a `strength` that every C step multiplies by `growth`.
+    """
+
+    strength: float
+    growth: float
+    epochs: int
+    first: int
+
+    def __post_init__(self) -> None:
+        if not (self.strength > 0 and self.growth >= 1 and self.epochs > 0 and self.first > 0):
+            counts = f"strength={self.strength}, growth={self.growth}, epochs={self.epochs}, first={self.first}"
+            raise ValueError(f"lc: {counts}; strength is above 0, growth at least 1, epochs and first above 0")
+
+
 Augmentation = Literal["flip", "crop"]
 
 
@@ -69,6 +87,9 @@ class Stage:
     `remove` takes channels away at the start of the stage, before its recipe is applied. `slimming` is the strength of
     the penalty on the scales of normalizations by which network slimming finds them (Liu et al. 2017).
 
+    With `lc` the recipe is no part of the training: it is the C step of the LC algorithm, applied to plain weights
+    again and again, and training is drawn to what it made.
+
     Training images are changed at random by the methods of `augment` (`experiments.augmentation`), and a teacher then
     sees what its student sees.
     """
@@ -87,8 +108,14 @@ class Stage:
     remove: Removal | None = None
     slimming: float = 0.0
     augment: tuple[Augmentation, ...] = ()
+    lc: LC | None = None
 
     def __post_init__(self) -> None:
+        if self.lc is not None and (self.epochs < self.lc.first or (self.epochs - self.lc.first) % self.lc.epochs):
+            spread = f"first={self.lc.first} and then any number of times epochs={self.lc.epochs}"
+            raise ValueError(f"stage {self.name!r}: epochs={self.epochs} must be lc's {spread}")
+        if self.lc is not None and (self.rewind or self.remove or self.select != "last" or not self.recipe):
+            raise ValueError(f"stage {self.name!r} with lc needs a recipe and goes with no rewind, remove or selection")
         if self.slimming < 0:
             raise ValueError(f"stage {self.name!r}: slimming={self.slimming} is a strength of at least 0")
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:

@@ -30,7 +30,8 @@ class MLP:
     """A multilayer perceptron; LeNet-300-100 by default.
 
     `norm` puts batch normalization after every layer. `initial` kernels are normal with a variance of one over their
-    inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect.
+    inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect. With `center` every pixel is given less its mean over
+    the training images.
     """
 
     hidden: tuple[int, ...] = (300, 100)
@@ -38,6 +39,8 @@ class MLP:
     norm: bool = False
     initial: Literal["lecun", "uniform"] = "lecun"
     pixels: Pixels = Pixels()
+    activation: Literal["relu", "tanh"] = "relu"
+    center: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ class ResNet8:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Names a published TFLite file to start from, and the largest value that its model takes where ours takes 1."""
+    """Names a published file to start from, and the largest value that its model takes where ours takes 1."""
 
-    file: Literal["mlperf-tiny/pretrainedResnet.tflite"]
+    file: Literal["mlperf-tiny/pretrainedResnet.tflite", "lc-lenet300/lenet300_classic.pklz"]
     input_range: float = 1.0
 
 

@@ -74,11 +74,12 @@ class Ternary:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Weight sharing by k-means with ``2**bits`` values an array."""
+    """Weight sharing by k-means with ``2**bits`` values an array, or the same ones for all if `scope` is ``global``."""
 
     pattern: str
     bits: int
     initial: Literal["linear", "density", "random"] = "linear"
+    scope: Literal["layer", "global"] = "layer"
 
 
 @dataclass(frozen=True)

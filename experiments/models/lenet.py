@@ -13,13 +13,13 @@ LECUN = nn.initializers.lecun_normal()
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron with ReLU between the layers ``fc1``, ``fc2``, …; LeNet-300-100 by its default.
+    """A multilayer perceptron: layers ``fc1``, ``fc2``, … with ReLU or `activation` between; LeNet-300-100 by default.
 
-    With `norm` a batch normalization ``fc1_norm`` follows each layer, before ReLU and after the last layer too, with
-    the constants of BinaryConnect's code (Courbariaux et al. 2015, arXiv:1511.00363). Departure: the layers then have
-    no biases, which a normalization takes off again. `initial` kernels are normal with a variance of one over their
-    inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs. Inputs are standardized by
-    `mean` and `std`.
+    With `norm` a batch normalization ``fc1_norm`` follows each layer, before the activation and after the last layer
+    too, with the constants of BinaryConnect's code (Courbariaux et al. 2015, arXiv:1511.00363). Departure: the layers
+    then have no biases, which a normalization takes off again. `initial` kernels are normal with a variance of one over
+    their inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs. Inputs are standardized by
+    `mean` and `std`; with `center` each is then given less the statistic ``pixel_mean``.
     """
 
     hidden: Sequence[int] = (300, 100)
@@ -29,15 +29,20 @@ class MLP(nn.Module):
     initial: Literal["lecun", "uniform"] = "lecun"
     mean: float = 0.0
     std: float = 1.0
+    activation: Literal["relu", "tanh"] = "relu"
+    center: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
+        activation = {"relu": nn.relu, "tanh": nn.tanh}[self.activation]
         norm = batch_norm(self.norm, train, momentum=0.85, epsilon=1e-4)
         initial = LECUN if self.initial == "lecun" else _uniform
         x = _standardized(x.reshape(x.shape[0], -1), self.mean, self.std)
+        if self.center:
+            x = x - self.variable("batch_stats", "pixel_mean", jnp.zeros, x.shape[1:]).value
         for i, width in enumerate(self.hidden):
-            x = nn.relu(_dense(x, width, f"fc{i + 1}", norm, initial))
+            x = activation(_dense(x, width, f"fc{i + 1}", norm, initial))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return _dense(x, self.classes, f"fc{len(self.hidden) + 1}", norm, initial)
 

@@ -32,4 +32,5 @@ from jaxcompress.arrays.sliced import Sliced as Sliced
 from jaxcompress.arrays.sliced import sliced as sliced
 from jaxcompress.arrays.straight_through import Movement as Movement
 from jaxcompress.arrays.straight_through import StraightThrough as StraightThrough
+from jaxcompress.arrays.summed import Summed as Summed
 from jaxcompress.arrays.zeros import Zeros as Zeros

@@ -1,9 +1,10 @@
 """Weight sharing: a k-means codebook per array, then trained (Han, Mao & Dally 2016, arXiv:1510.00149, section 3)."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,17 @@ from jax import Array
 
 from jaxcompress.arrays import Clustered, CompressedArray, Masked
 from jaxcompress.numerics import codebooks
-from jaxcompress.paths import rewrite
+from jaxcompress.paths import Params, rewrite, select
 from jaxcompress.transform import Transform, identity_update, owned
+
+Scope = Literal["layer", "global"]
 
 
 def codebook(
     pattern: str,
     bits: int,
     *,
+    scope: Scope = "layer",
     initial: codebooks.Initial = "linear",
     key: Array | None = None,
     name: str | None = None,
@@ -28,10 +32,11 @@ def codebook(
     The assignment is fixed by `init`; a centroid's gradient is the sum over its group (eq. 3). Of a pruned weight only
     the entries kept are clustered, and the mask stays outermost, since its zeros are no centroid. No array gets more
     centroids than it has kept entries. `initial` places the centroids (``linear``, ``density`` or ``random``; the last
-    needs a `key`, which is folded with each path).
+    needs a `key`, which is folded with each path). With ``scope="global"`` all matched arrays get the same centroids,
+    found on all their weights together; training then moves those of each array by themselves.
 
-    Raises ValueError for `bits` outside 1..8, a missing key, a leaf that is already shared or factorized, and, from
-    `init`, for a pattern without a match.
+    Raises ValueError for `bits` outside 1..8, an unknown scope, a missing key, a leaf that is already shared or
+    factorized, and, from `init`, for a pattern without a match.
     """
     if not (isinstance(bits, int) and 1 <= bits <= 8):
         raise ValueError(f"bits {bits!r} for pattern {pattern!r} is not an integer from 1 to 8")
@@ -39,27 +44,51 @@ def codebook(
         raise ValueError(f"initial {initial!r} for pattern {pattern!r} is not 'linear', 'density' or 'random'")
     if initial == "random" and key is None:
         raise ValueError(f"random initial centroids for pattern {pattern!r} need a key")
+    if scope not in ("layer", "global"):
+        raise ValueError(f"scope {scope!r} for pattern {pattern!r} is not 'layer' or 'global'")
     owner = name or f"codebook[{pattern}]"
 
-    def wrap(path: str, leaf: Any) -> Any:
-        if owned(leaf, owner):
-            return leaf
-        leaf_key = None if key is None else jax.random.fold_in(key, zlib.crc32(path.encode()))
-        if isinstance(leaf, Masked) and not isinstance(leaf.weight, CompressedArray):
-            return replace(leaf, weight=_shared(leaf.weight, leaf.mask, bits, initial, leaf_key, owner))
-        if isinstance(leaf, CompressedArray):
-            raise ValueError(f"{path} is {type(leaf).__name__}; only plain or masked weights can share a codebook")
-        return _shared(leaf, jnp.ones(leaf.shape, bool), bits, initial, leaf_key, owner)
+    def init(params: Params) -> Params:
+        found = {path: leaf for path, leaf in select(params, pattern).items() if not owned(leaf, owner)}
+        weights = {path: _plain(path, leaf) for path, leaf in found.items()}
+        together = [list(weights)] if scope == "global" and weights else [[path] for path in weights]
+        leaves: dict[str, Clustered] = {}
+        for paths in together:
+            leaf_key = None if key is None else jax.random.fold_in(key, zlib.crc32(" ".join(paths).encode()))
+            leaves |= _shared({path: weights[path] for path in paths}, bits, initial, leaf_key, owner)
 
-    return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)
+        def wrap(path: str, leaf: Any) -> Any:
+            if path not in leaves:
+                return leaf
+            return replace(leaf, weight=leaves[path]) if isinstance(leaf, Masked) else leaves[path]
+
+        return rewrite(params, pattern, wrap)
+
+    return Transform((owner,), init, identity_update)
+
+
+def _plain(path: str, leaf: Any) -> tuple[Array, Array]:
+    """Returns the weights of a plain or masked leaf and which of them are kept."""
+    if isinstance(leaf, Masked) and not isinstance(leaf.weight, CompressedArray):
+        return leaf.weight, leaf.mask
+    if isinstance(leaf, CompressedArray):
+        raise ValueError(f"{path} is {type(leaf).__name__}; only plain or masked weights can share a codebook")
+    return leaf, jnp.ones(leaf.shape, bool)
 
 
 def _shared(
-    weight: Array, mask: Array, bits: int, initial: codebooks.Initial, key: Array | None, owner: str
-) -> Clustered:
-    clusters = max(1, min(2**bits, int(jnp.sum(mask))))
-    codes, centroids = _cluster(weight.reshape(-1), mask.reshape(-1), clusters, initial, key)
-    return Clustered(codes.reshape(weight.shape), centroids, owner)
+    weights: Mapping[str, tuple[Array, Array]], bits: int, initial: codebooks.Initial, key: Array | None, owner: str
+) -> dict[str, Clustered]:
+    """Returns weights, each with those kept of it, as codes of one codebook."""
+    values = jnp.concatenate([weight.reshape(-1) for weight, _ in weights.values()])
+    kept = jnp.concatenate([mask.reshape(-1) for _, mask in weights.values()])
+    clusters = max(1, min(2**bits, int(jnp.sum(kept))))
+    codes, centroids = _cluster(values, kept, clusters, initial, key)
+    leaves, first = {}, 0
+    for path, (weight, _) in weights.items():
+        leaves[path] = Clustered(codes[first : first + weight.size].reshape(weight.shape), centroids, owner)
+        first += weight.size
+    return leaves
 
 
 @partial(jax.jit, static_argnames=("clusters", "initial"))

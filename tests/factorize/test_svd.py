@@ -30,7 +30,7 @@ def squared_error(leaf: LowRank, kernel: jax.Array) -> float:
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_the_error_of_a_kernel_is_its_tail_energy(rank):
     kernel = gaussian(8, 6)
-    leaf = svd("w", rank=rank).init({"w": kernel})["w"]
+    leaf = svd("w", rank=rank, always=True).init({"w": kernel})["w"]
     assert leaf.u.shape == (8, rank) and leaf.v.shape == (rank, 6) and leaf.rank == rank
     np.testing.assert_allclose(squared_error(leaf, kernel), tail_energy(kernel, rank), rtol=1e-4, atol=1e-9)
 
@@ -38,7 +38,7 @@ def test_the_error_of_a_kernel_is_its_tail_energy(rank):
 @pytest.mark.parametrize("rank", [1, 4, 7])
 def test_the_error_of_a_convolution_is_its_tail_energy(rank):
     kernel = gaussian(3, 2, 4, 7)
-    leaf = svd("w", rank=rank).init({"w": kernel})["w"]
+    leaf = svd("w", rank=rank, always=True).init({"w": kernel})["w"]
     assert leaf.u.shape == (3, 2, 4, rank) and leaf.v.shape == (rank, 7) and leaf.shape == kernel.shape
     np.testing.assert_allclose(squared_error(leaf, kernel), tail_energy(kernel, rank), rtol=1e-4, atol=1e-9)
 
@@ -58,20 +58,20 @@ def test_a_factorized_convolution_is_two_convolutions():
 @pytest.mark.parametrize(("energy", "rank"), [(0.5, 1), (0.65, 2), (0.9, 2), (0.95, 3), (1.0, 3)])
 def test_energy_by_hand(energy, rank):
     # The squares 9, 4, 1 hold 9/14 = 0.643 and 13/14 = 0.929 of the energy.
-    assert svd("w", energy=energy).init({"w": jnp.diag(jnp.array([1.0, 3.0, 2.0]))})["w"].rank == rank
+    assert svd("w", energy=energy, always=True).init({"w": jnp.diag(jnp.array([1.0, 3.0, 2.0]))})["w"].rank == rank
 
 
 @pytest.mark.parametrize("energy", [0.3, 0.8, 0.99])
 def test_energy_is_kept_by_the_smallest_rank_that_does(energy):
     kernel = gaussian(3, 3, 4, 16)
-    leaf = svd("w", energy=energy).init({"w": kernel})["w"]
+    leaf = svd("w", energy=energy, always=True).init({"w": kernel})["w"]
     total = tail_energy(kernel, 0)
     assert tail_energy(kernel, leaf.rank) <= (1 - energy) * total < tail_energy(kernel, leaf.rank - 1)
 
 
 def test_every_match_gets_the_rank_that_its_own_energy_asks_for():
     params = {"a": jnp.diag(jnp.array([1.0, 3.0, 2.0])), "b": jnp.diag(jnp.array([1.0, 90.0, 2.0]))}
-    leaves = svd("a|b", energy=0.9).init(params)
+    leaves = svd("a|b", energy=0.9, always=True).init(params)
     assert (leaves["a"].rank, leaves["b"].rank) == (2, 1)
 
 
