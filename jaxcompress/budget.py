@@ -1,12 +1,13 @@
 """The best choice within a budget: one level for each item, so that the damage is least and the cost bearable."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from jaxcompress.arrays import dense
 from jaxcompress.interpreters.graph import Graph, Node
-from jaxcompress.paths import Params
+from jaxcompress.paths import Params, flatten, replaced
 from jaxcompress.quantize.kernels import bits_by_layer, check_granularity, check_layers, layers
 from jaxcompress.quantize.weights import Granularity
 
@@ -87,6 +88,81 @@ def mixed_precision(
     ]
     damages = [[sensitivities[name][number] for number in levels] for name in names]
     return dict(zip(names, (levels[j] for j in allocate(costs, damages, budget_bytes)), strict=True))
+
+
+Leaves = Mapping[str, Mapping[int, Any]]  # a compressed leaf for every path and level, such as every rank
+Damages = Mapping[str, Mapping[int, float]]
+
+
+def leaf_errors(params: Params, leaves: Leaves) -> dict[str, dict[int, float]]:
+    """Returns the squared error of every leaf over the squares of the weight it stands for: error curves by layer."""
+    plain = flatten(params)
+
+    def error(path: str, leaf: Any) -> float:
+        weight = np.asarray(dense(plain[path]), np.float64)
+        return float(np.sum((np.asarray(dense(leaf), np.float64) - weight) ** 2) / np.sum(weight**2))
+
+    return {path: {level: error(path, leaf) for level, leaf in of.items()} for path, of in leaves.items()}
+
+
+def leaf_losses(params: Params, leaves: Leaves, loss: Callable[[Params], Any]) -> dict[str, dict[int, float]]:
+    """Returns by how much ``loss(params)`` rises when that one leaf alone stands in the place of its weight."""
+    before = float(loss(params))
+    return {
+        path: {level: float(loss(replaced(params, {path: leaf}))) - before for level, leaf in of.items()}
+        for path, of in leaves.items()
+    }
+
+
+def levels_within(
+    params: Params,
+    leaves: Leaves,
+    damages: Damages,
+    cost: Callable[[Params], int],
+    budget: int,
+    *,
+    search: Literal["exact", "greedy"] = "exact",
+) -> dict[str, int | None]:
+    """Chooses one level of each leaf, or None for the weight as it is, so that the damage is least within a budget.
+
+    ``cost(params)`` counts what all of a model costs, such as `factorize.multiply_adds`; the costs and the `damages`
+    (`leaf_errors`, `leaf_losses`) of leaves are taken to add up. ``exact`` finds the least sum there is by `allocate`;
+    ``greedy`` begins with the weights as they are and takes, again and again, the step that saves most for its damage.
+
+    Raises ValueError for damages that are missing or not finite, and a budget below the cheapest choice.
+    """
+    whole, names = cost(params), list(leaves)
+    levels: list[list[int | None]] = [[None, *leaves[path]] for path in names]
+    for path, of in zip(names, levels, strict=True):
+        missing = [level for level in of[1:] if level not in damages.get(path, {})]
+        if missing:
+            raise ValueError(f"there is no damage for {missing} of {path}")
+    harm = [[0.0, *(damages[path][level] for level in leaves[path])] for path in names]
+    extra = [[0, *(cost(replaced(params, {path: leaf})) - whole for leaf in leaves[path].values())] for path in names]
+    least = whole + sum(map(min, extra))
+    if budget < least:
+        raise ValueError(f"a budget of {budget} does not suffice; the cheapest levels cost {least}")
+    if search == "greedy":
+        chosen = _greedy(extra, harm, budget - whole)
+    else:
+        shifted = [[c - min(of) for c in of] for of in extra]
+        chosen = allocate(shifted, harm, budget - least)
+    return {path: of[j] for path, of, j in zip(names, levels, chosen, strict=True)}
+
+
+def _greedy(costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], budget: int) -> list[int]:
+    """Takes the step of least damage for what it saves until the costs are within the budget."""
+    chosen = [0] * len(costs)
+    while sum(of[j] for of, j in zip(costs, chosen, strict=True)) > budget:
+        steps = [
+            ((damages[i][j] - damages[i][chosen[i]]) / (of[chosen[i]] - of[j]), i, j)
+            for i, of in enumerate(costs)
+            for j in range(len(of))
+            if of[j] < of[chosen[i]]
+        ]
+        _, i, j = min(steps)
+        chosen[i] = j
+    return chosen
 
 
 def layer_bytes(

@@ -134,8 +134,8 @@ def _kind(leaf: Any) -> str:
             return f"Sliced({_kind(leaf.weight)})"
         case arrays.Zeros():
             return "Zeros"
-        case arrays.LowRank():
-            return f"LowRank({_kind(leaf.u)}, {_kind(leaf.v)})"
+        case arrays.Factored():
+            return f"{type(leaf).__name__}({', '.join(map(_kind, leaf.parts()))})"
         case arrays.Summed():
             return f"Summed({_kind(leaf.first)}, {_kind(leaf.second)})"
         case arrays.Quantized():
@@ -153,13 +153,13 @@ def _kind(leaf: Any) -> str:
 def _nonzero(leaf: Any) -> int:
     """Counts the values that a leaf stores and that are not zero; of factors, the entries of both."""
     match leaf:
-        case arrays.LowRank():
-            return _nonzero(leaf.u) + _nonzero(leaf.v)
+        case arrays.Factored():
+            return sum(map(_nonzero, leaf.parts()))
         case arrays.Summed():
             return _nonzero(leaf.first) + _nonzero(leaf.second)
         case arrays.Sliced():
             return _nonzero(leaf.weight)
-        case arrays.Masked() if isinstance(leaf.weight, arrays.LowRank):
+        case arrays.Masked() if isinstance(leaf.weight, arrays.Factored):
             return _nonzero(leaf.weight)
         case _:
             return int(np.count_nonzero(np.asarray(arrays.dense(leaf))))

@@ -121,7 +121,7 @@ def trainable(params: Params) -> Params:
             return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         fixed = data_fields(type(leaf))
         return leaf.map_arrays(
-            lambda name, inner: jax.tree.map(lambda _: False, inner) if fixed[name] else visit(inner)
+            lambda name, inner: jax.tree.map(lambda _: False, inner) if fixed[name.partition("/")[0]] else visit(inner)
         )
 
     return jax.tree.map(visit, params, is_leaf=is_compressed)

@@ -17,8 +17,11 @@ from jaxcompress.arrays.binary import ScaledBinary as ScaledBinary
 from jaxcompress.arrays.binary import Ternary as Ternary
 from jaxcompress.arrays.binary import TrainedTernary as TrainedTernary
 from jaxcompress.arrays.clustered import Clustered as Clustered
+from jaxcompress.arrays.cp import CP as CP
+from jaxcompress.arrays.factored import Factored as Factored
 from jaxcompress.arrays.float8 import Float8 as Float8
 from jaxcompress.arrays.float8 import PackedFloat8 as PackedFloat8
+from jaxcompress.arrays.kronecker import Kronecker as Kronecker
 from jaxcompress.arrays.learned import DoReFa as DoReFa
 from jaxcompress.arrays.learned import LearnedStep as LearnedStep
 from jaxcompress.arrays.low_rank import LowRank as LowRank
@@ -30,7 +33,11 @@ from jaxcompress.arrays.scaled import Scaled as Scaled
 from jaxcompress.arrays.scaled import scale_by as scale_by
 from jaxcompress.arrays.sliced import Sliced as Sliced
 from jaxcompress.arrays.sliced import sliced as sliced
+from jaxcompress.arrays.spatial import SpatialLowRank as SpatialLowRank
 from jaxcompress.arrays.straight_through import Movement as Movement
 from jaxcompress.arrays.straight_through import StraightThrough as StraightThrough
 from jaxcompress.arrays.summed import Summed as Summed
+from jaxcompress.arrays.tensor_train import TensorTrain as TensorTrain
+from jaxcompress.arrays.tucker import Tucker as Tucker
+from jaxcompress.arrays.tucker import Tucker2 as Tucker2
 from jaxcompress.arrays.zeros import Zeros as Zeros

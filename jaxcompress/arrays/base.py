@@ -81,8 +81,14 @@ class CompressedArray(abc.ABC):
         return 8 * sum(encode(pack(self)).bytes_by_coding().values())
 
     def map_arrays(self, function: Callable[[str, Any], Any]) -> "CompressedArray":
-        """Replaces every data field by ``function(name, value)``."""
-        changed = {name: function(name, getattr(self, name)) for name in data_fields(type(self))}
+        """Replaces every data field by ``function(name, value)``; of a tuple each, under the name ``field/0``."""
+
+        def visit(name: str, value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(visit(f"{name}/{i}", part) for i, part in enumerate(value))
+            return function(name, value)
+
+        changed = {name: visit(name, getattr(self, name)) for name in data_fields(type(self))}
         return dataclasses.replace(self, **changed)  # pyright: ignore (final classes are dataclasses)
 
 

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, pack, stacked, static
+from jaxcompress.arrays.base import CompressedArray, compressed, dense, encode, stacked, static
+from jaxcompress.arrays.factored import Factored, Stage, fitting, window
 from jaxcompress.coding import Coded
 
 
 @compressed
-class LowRank(CompressedArray):
+class LowRank(Factored):
     """Means ``u @ v``, contracted over the rank: `u` is (*inputs, rank), `v` is (rank, *outputs).
 
     A dense kernel (in, out) has one input and one output axis. A convolution kernel (height, width, in, out) has three
@@ -58,22 +59,31 @@ class LowRank(CompressedArray):
     def stacked(self) -> "LowRank | None":
         return replace(self, u=stacked(self.u), v=stacked(self.v)) if self.stack_axes else None
 
-    def pack(self) -> "LowRank":
-        return replace(self, u=pack(self.u), v=pack(self.v), owner="")
+    def stages(self) -> tuple[Stage, ...] | None:
+        if self.stack_axes or self.output_axes != 1:
+            return None
+        spatial = self.input_axes - 1
+        return Stage(self.u, tuple(range(spatial))), Stage(window(self.v, spatial))
+
+    def check(self) -> None:
+        stack = self.stack_axes
+        fits = self.input_axes > 0 and self.output_axes > 0 and stack >= 0
+        if not fits or self.v.ndim != stack + 1 + self.output_axes:
+            raise ValueError(
+                f"factors of shape {self.u.shape} and {self.v.shape} do not multiply with {self.input_axes} input axes"
+            )
+        fitting(self, (self.u.shape[-1], self.v.shape[stack]), *zip(self.u.shape[:stack], self.v.shape, strict=False))
 
     def encode(self, kept: np.ndarray | None = None) -> Coded:
         attributes = {"inputs": self.input_axes, "outputs": self.output_axes}
         return Coded("LowRank", attributes, (), {"u": encode(self.u), "v": encode(self.v)})
 
     @classmethod
-    def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "LowRank":
-        u, v = decode(coded.part("u")), decode(coded.part("v"))
+    def of(cls, parts: dict[str, Any], coded: Coded) -> "LowRank":
         inputs, outputs = coded.attribute("inputs", int), coded.attribute("outputs", int)
-        stack = u.ndim - inputs - 1
-        fits = inputs > 0 and outputs > 0 and stack >= 0 and v.ndim == stack + 1 + outputs
-        if not fits or u.shape[:stack] != v.shape[:stack] or u.shape[-1] != v.shape[stack] or u.dtype != v.dtype:
-            raise ValueError(f"factors of shape {u.shape} and {v.shape} with {inputs} input axes do not multiply")
-        return cls(u, v, inputs, outputs)
+        for name in ("u", "v"):
+            coded.part(name)
+        return cls(parts["u"], parts["v"], inputs, outputs)
 
 
 def matrix_shape(shape: tuple[int, ...], input_axes: int) -> tuple[int, int]:

@@ -17,6 +17,8 @@ def describe(params: Any) -> Any:
             "static": {name: getattr(params, name) for name in static_fields(type(params))},
             "data": {name: describe(getattr(params, name)) for name in data_fields(type(params))},
         }
+    if isinstance(params, tuple):
+        return {"items": [describe(value) for value in params]}
     if isinstance(params, dict):
         return {"tree": {key: describe(value) for key, value in params.items()}}
     return "array"
@@ -44,6 +46,8 @@ def _rebuild(description: Any, source: Iterator[Any]) -> Any:
                 raise ValueError("the description names more arrays than there are") from None
         case {"tree": dict(children)}:
             return {key: _rebuild(children[key], source) for key in sorted(children)}
+        case {"items": list(items)}:
+            return tuple(_rebuild(item, source) for item in items)
         case {"kind": str(kind), "static": dict(static), "data": dict(data)} if kind in kinds():
             cls = kinds()[kind]
             if set(data) != set(data_fields(cls)) or set(static) != set(static_fields(cls)):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxcompress.arrays import LowRank, Sliced, dense, is_compressed
+from jaxcompress.arrays import Factored, Sliced, dense, is_compressed
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.litert import Model, operators
 from jaxcompress.paths import Params
@@ -91,7 +91,7 @@ def _as_run(leaf: Any) -> Any:
     match leaf:
         case Sliced():
             return replace(leaf, weight=_as_run(leaf.weight))
-        case LowRank():
+        case Factored():
             return leaf.map_arrays(lambda _, factor: dense(factor))
         case _:
             return dense(leaf)

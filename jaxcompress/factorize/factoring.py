@@ -60,3 +60,9 @@ def _check(path: str, leaf: Any, kind: type[CompressedArray]) -> None:
         raise ValueError(f"{path} has shape {leaf.shape}; a factorization needs a kernel of at least two axes")
     if not bool(jnp.all(jnp.isfinite(leaf))):
         raise ValueError(f"{path} holds values that are not finite and cannot be factorized")
+
+
+def check_axes(path: str, kernel: Array, form: str, axes: int) -> None:
+    """Raises ValueError for a kernel of another number of axes than a form needs."""
+    if kernel.ndim != axes:
+        raise ValueError(f"{path} has shape {kernel.shape}; {form} needs a convolution (height, width, in, out)")

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 from jax.extend.core import primitives as prim
 
-from jaxcompress.arrays import LowRank, Masked, Sliced, Zeros, dense, is_compressed, stacked
+from jaxcompress.arrays import Factored, LowRank, Masked, Sliced, Zeros, dense, is_compressed, stacked
+from jaxcompress.arrays.factored import Product, Stage
 from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
 from jaxcompress.interpreters.slice_calls import SLICE_CALLS, custom_jvp
@@ -22,8 +25,8 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
     """Makes `apply` accept compressed leaves anywhere among its arguments.
 
     The model is traced on the dense shapes that the leaves stand for, and its program is then evaluated on the leaves:
-    a product or convolution with a `LowRank` kernel runs as two thin ones, and an operation without a rule gets the
-    dense array. With `Sliced` weights, of which channels are removed, every operation runs on what is left of its
+    a product or convolution with a `Factored` kernel runs as those of its factors, and an operation without a rule gets
+    the dense array. With `Sliced` weights, of which channels are removed, every operation runs on what is left of its
     operands where its rule can (see `jaxcompress.interpreters.slices`), and the results are whole again; with `Zeros`
     nothing is multiplied. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export.
     Arguments that are no arrays (bools, strings, None, Python numbers) stay what they are.
@@ -75,57 +78,100 @@ def smaller(apply: Callable[..., Any], params: Params) -> tuple[Callable[..., An
 
 
 def _dot(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    """Runs ``x @ (u @ v)`` as ``(x @ u) @ v``, with the kernel on either side."""
+    """Runs a product with a factorized kernel, on either side, as the products of its factors."""
     left, right = values
     (left_axes, right_axes), (left_batch, right_batch) = params["dimension_numbers"]
-    if left_batch or right_batch or (isinstance(left, LowRank) and isinstance(right, LowRank)):
+    if left_batch or right_batch or (isinstance(left, Factored) and isinstance(right, Factored)):
         return NotImplemented
-    if isinstance(right, LowRank):
-        return _thin_products(reading, left, right, left_axes, right_axes, params)
-    if isinstance(left, LowRank):
-        out = _thin_products(reading, right, left, right_axes, left_axes, params)
+
+    def product(a: Any, b: Any, a_axes: Sequence[int], b_axes: Sequence[int]) -> Any:
+        numbers = ((tuple(a_axes), tuple(b_axes)), ((), ()))
+        return bind(reading, prim.dot_general_p, a, b, **{**params, "dimension_numbers": numbers})
+
+    if isinstance(right, Factored):
+        return _thin_products(left, right, left_axes, right_axes, product)
+    if isinstance(left, Factored):
+        out = _thin_products(right, left, right_axes, left_axes, product)
         if out is NotImplemented:
             return out
-        kept = out.ndim - left.output_axes  # the kernel stood first, so its axes come first
+        kept = out.ndim - (left.ndim - len(left_axes))  # the kernel stood first, so its axes come first
         return jax.lax.transpose(out, [*range(kept, out.ndim), *range(kept)])
     return NotImplemented
 
 
-def _thin_products(
-    reading: Reading, x: Any, kernel: LowRank, x_axes: Sequence[int], axes: Sequence[int], params: dict[str, Any]
-) -> Any:
-    if kernel.stack_axes or sorted(axes) != list(range(kernel.input_axes)):
+def _thin_products(x: Any, kernel: Factored, x_axes: Sequence[int], axes: Sequence[int], product: Product) -> Any:
+    if isinstance(kernel, LowRank):
+        if kernel.stack_axes or sorted(axes) != list(range(kernel.input_axes)):
+            return NotImplemented
+        thin = product(x, kernel.u, x_axes, axes)
+        return product(thin, kernel.v, (thin.ndim - 1,), (0,))
+    if kernel.ndim != 2 or tuple(axes) != (0,):
         return NotImplemented
-
-    def dot(a: Any, b: Any, contracting: tuple[Sequence[int], Sequence[int]]) -> Any:
-        numbers = (tuple(map(tuple, contracting)), ((), ()))
-        return bind(reading, prim.dot_general_p, a, b, **{**params, "dimension_numbers": numbers})
-
-    thin = dot(x, kernel.u, (x_axes, axes))
-    return dot(thin, kernel.v, ((thin.ndim - 1,), (0,)))
+    out = kernel.multiply(jnp.moveaxis(dense(x), x_axes[0], -1), product)
+    return NotImplemented if out is None else out
 
 
 def _conv(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    """Runs a convolution by ``u @ v`` as a convolution to rank channels and a 1x1 convolution."""
+    """Runs a convolution by a factorized kernel as the convolutions of its factors."""
     x, kernel = values
-    if not isinstance(kernel, LowRank) or is_compressed(x) or kernel.stack_axes or kernel.output_axes != 1:
+    if not isinstance(kernel, Factored) or is_compressed(x) or params["batch_group_count"] != 1:
         return NotImplemented
-    numbers = params["dimension_numbers"]
-    spatial = kernel.ndim - 2
+    spatial, numbers = len(params["window_strides"]), params["dimension_numbers"]
     height_first = (spatial + 1, spatial, *range(spatial))  # (out, in, *spatial) stored as (*spatial, in, out)
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1 or numbers.rhs_spec != height_first:
+    if kernel.ndim != spatial + 2 or numbers.rhs_spec != height_first:
         return NotImplemented
-    thin = bind(reading, prim.conv_general_dilated_p, x, kernel.u, **params)
-    ones = (1,) * spatial
-    pointwise = {
-        **params,
-        "window_strides": ones,
-        "padding": ((0, 0),) * spatial,
-        "lhs_dilation": ones,
-        "rhs_dilation": ones,
-    }
-    last = dense(kernel.v).reshape(ones + kernel.v.shape)
-    return bind(reading, prim.conv_general_dilated_p, thin, last, **pointwise)
+    stages = kernel.stages()
+    if stages is not None:
+        return _staged(reading, x, stages, params)
+    if params["feature_group_count"] != 1:
+        raise ValueError(
+            f"a {type(kernel).__name__} of shape {kernel.shape} stands in a convolution of"
+            f" {params['feature_group_count']} groups, for which it has no meaning (made by {kernel.owner!r})"
+        )
+    return _by_planes(reading, x, kernel, params)
+
+
+def _staged(reading: Reading, x: Any, stages: Sequence[Stage], params: dict[str, Any]) -> Any:
+    """Runs one convolution after the other; of a grouped one all but the last have the same kernel in every group."""
+    spatial, groups = len(params["window_strides"]), params["feature_group_count"]
+    for stage in stages:
+        here = [axis in stage.axes for axis in range(spatial)]
+        kernel = stage.kernel
+        if groups > 1 and stage is not stages[-1]:
+            kernel = jnp.tile(dense(kernel), groups)
+        own = {
+            "window_strides": tuple(n if held else 1 for n, held in zip(params["window_strides"], here, strict=True)),
+            "padding": tuple(n if held else (0, 0) for n, held in zip(params["padding"], here, strict=True)),
+            "lhs_dilation": tuple(n if held else 1 for n, held in zip(params["lhs_dilation"], here, strict=True)),
+            "rhs_dilation": tuple(n if held else 1 for n, held in zip(params["rhs_dilation"], here, strict=True)),
+            "feature_group_count": groups * stage.kernel.shape[-1] if stage.depthwise else groups,
+        }
+        x = bind(reading, prim.conv_general_dilated_p, x, kernel, **{**params, **own})
+    return x
+
+
+def _by_planes(reading: Reading, x: Any, kernel: Factored, params: dict[str, Any]) -> Any:
+    """Runs a convolution in the way that the kernel has of its own, channels last."""
+    spatial, numbers = len(params["window_strides"]), params["dimension_numbers"]
+    last = (0, spatial + 1, *range(1, spatial + 1))
+    options = {**params, "dimension_numbers": numbers._replace(lhs_spec=last, out_spec=last)}
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        return bind(reading, prim.conv_general_dilated_p, x, kernel, **options)
+
+    def product(a: Any, b: Any, a_axes: Sequence[int], b_axes: Sequence[int]) -> Any:
+        own = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
+        return jax.lax.dot_general(dense(a), dense(b), ((tuple(a_axes), tuple(b_axes)), ((), ())), **own)
+
+    batch, channel, *places = numbers.lhs_spec
+    out = kernel.convolve(jax.lax.transpose(x, (batch, *places, channel)), convolution, product)
+    if out is None:
+        return NotImplemented
+    batch, channel, *places = numbers.out_spec
+    order = [0] * out.ndim
+    for axis, place in enumerate((batch, *places, channel)):
+        order[place] = axis
+    return jax.lax.transpose(out, order)
 
 
 def _transpose(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -145,8 +191,8 @@ def _convert(reading: Reading, values: Sequence[Any], params: dict[str, Any]) ->
         return bind(reading, prim.convert_element_type_p, part, **params)
 
     match leaf:
-        case LowRank():
-            return replace(leaf, u=convert(leaf.u), v=convert(leaf.v))
+        case Factored():
+            return leaf.map_arrays(lambda _, factor: convert(factor))
         case Masked():
             return replace(leaf, weight=convert(leaf.weight))
         case _:

@@ -1,0 +1,61 @@
+"""Weights as a sum of Kronecker products."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcompress.arrays.base import CompressedArray, compressed, dense, static
+from jaxcompress.arrays.factored import Factored, Product, fitting
+
+
+@compressed
+class Kronecker(Factored):
+    """Means ``sum over r of kron(a[r], b[r])``; `a` is (rank, inputs, outputs), `b` (rank, *window, inputs, outputs).
+
+    A kernel (in, out), or a convolution kernel (*window, in, out), has the products of their inputs and outputs
+    (Hameed et al. 2022, AAAI, arXiv:2109.14710).
+    """
+
+    a: Array | CompressedArray
+    b: Array | CompressedArray
+    owner: str = static(default="")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        _, *window, inputs, outputs = self.b.shape
+        return (*window, self.a.shape[1] * inputs, self.a.shape[2] * outputs)
+
+    @property
+    def rank(self) -> int:
+        """The number of products that are summed."""
+        return self.a.shape[0]
+
+    def dense(self) -> Array:
+        return jnp.einsum("rio,r...jp->...ijop", dense(self.a), dense(self.b)).reshape(self.shape)
+
+    def multiply(self, x: Array, product: Product) -> Array | None:
+        if self.b.ndim != 3:
+            return None
+        x = x.reshape(*x.shape[:-1], self.a.shape[1], self.b.shape[1])
+        return self._gathered(product(x, self.b, (x.ndim - 1,), (1,)), product)
+
+    def convolve(self, x: Array, convolution: Callable[[Array, Array], Array], product: Product) -> Array | None:
+        if self.b.ndim == 3:
+            return None
+        rank, *window, inputs, outputs = self.b.shape
+        batch, *places, _ = x.shape
+        outer = self.a.shape[1]
+        x = jnp.moveaxis(x.reshape(batch, *places, outer, inputs), -2, 1).reshape(batch * outer, *places, inputs)
+        kernel = jnp.moveaxis(dense(self.b), 0, -2).reshape(*window, inputs, rank * outputs)
+        moved = convolution(x, kernel)
+        x = moved.reshape(batch, outer, *moved.shape[1:-1], rank, outputs)
+        return self._gathered(jnp.moveaxis(x, 1, -3), product)
+
+    def _gathered(self, x: Array, product: Product) -> Array:
+        """Sums x (…, inputs of a, rank, outputs of b) over the first two by `a`."""
+        x = product(x, self.a, (x.ndim - 3, x.ndim - 2), (1, 0))
+        return jnp.swapaxes(x, -1, -2).reshape(*x.shape[:-2], -1)
+
+    def check(self) -> None:
+        fitting(self, (self.a.ndim, 3), (max(self.b.ndim, 3), self.b.ndim), (self.a.shape[0], self.b.shape[0]))

@@ -1,0 +1,55 @@
+"""Penalties that keep weights near low rank, and factors near orthogonal, while they train."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcompress.arrays import Factored, dense
+from jaxcompress.arrays.low_rank import matrix_shape
+from jaxcompress.paths import Params, select
+
+
+@jax.custom_vjp
+def _nuclear(matrix: Array) -> Array:
+    return jnp.sum(jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False))
+
+
+def _forward(matrix: Array) -> tuple[Array, Array]:
+    u, s, vt = jnp.linalg.svd(matrix.astype(jnp.float32), full_matrices=False)
+    held = s > s[0] * max(matrix.shape) * jnp.finfo(s.dtype).eps  # of the rest any direction will do: none is taken
+    return jnp.sum(s), ((u * held[None, :]) @ vt).astype(matrix.dtype)
+
+
+_nuclear.defvjp(_forward, lambda slope, upstream: (slope * upstream.astype(slope.dtype),))
+
+
+def nuclear_norm(params: Params, pattern: str) -> Array:
+    """Returns the sum of the singular values of the matched kernels, each (…, in, out) as a matrix of its outputs.
+
+    The tightest convex bound of the rank (Fazel 2002). Its gradient is ``u @ vt``, taken from the decomposition itself,
+    which is finite at equal singular values where the derivative of an SVD is not.
+    """
+    total = jnp.float32(0)
+    for leaf in select(params, pattern).values():
+        weight = dense(leaf)
+        matrix = weight.reshape(matrix_shape(weight.shape, weight.ndim - 1))
+        total = total + _nuclear(matrix)
+    return total
+
+
+def orthogonality(params: Params, pattern: str) -> Array:
+    """Returns ``|u.T u - I|^2 + |v v.T - I|^2`` over the square of the rank, summed over the matched `LowRank` leaves.
+
+    Factors with orthonormal columns keep a singular value apart for every component, so that small ones can be cut
+    while training (Yang et al. 2020, arXiv:2004.09031, eq. 4). The columns are divided by their norms first, since
+    those of `svd` share the singular values. Raises ValueError for a matched leaf without two factors.
+    """
+    total = jnp.float32(0)
+    for path, leaf in select(params, pattern).items():
+        if not isinstance(leaf, Factored) or not hasattr(leaf, "u") or not hasattr(leaf, "v"):
+            raise ValueError(f"{path} is {type(leaf).__name__}, which has no factors u and v")
+        rank = leaf.u.shape[-1]
+        for columns in (dense(leaf.u).reshape(-1, rank), dense(leaf.v).reshape(rank, -1).T):
+            unit = columns / jnp.maximum(jnp.linalg.norm(columns, axis=0, keepdims=True), 1e-12)
+            total = total + jnp.sum(jnp.square(unit.T @ unit - jnp.eye(rank))) / rank**2
+    return total
