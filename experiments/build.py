@@ -43,10 +43,11 @@ def model(spec: config.Model, classes: int) -> nn.Module:
 
 def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pathlib.Path | None = None) -> Any:
     """Draws the initial parameters of an experiment from its seed, or reads the published ones that it starts from."""
-    if experiment.pretrained is None:
+    spec = experiment.pretrained
+    if spec is None:
         return random_params(experiment, dataset, "init")
     like = jax.eval_shape(lambda: random_params(experiment, dataset, "init"))
-    module, file = model(experiment.model, dataset.classes), experiment.pretrained.file
+    module, file = model(experiment.model, dataset.classes), spec.file
     name = file.partition("/")[0]
     path = locate(name, data_dir) / file
     holds = {"mlperf-tiny": models.ResNet8, "lc-lenet300": models.MLP}[name]
@@ -60,7 +61,7 @@ def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pa
         params = lc_weights.load(raw, like) | {STATISTICS: _statistics(experiment.model, dataset)}
         first = "fc1"
     # What the first layer was given times `input_range`, it now finds in its kernel.
-    return rewrite(params, f"{first}/kernel", lambda _, kernel: kernel * experiment.pretrained.input_range)
+    return rewrite(params, f"{first}/kernel", lambda _, kernel: kernel * spec.input_range)
 
 
 def random_params(experiment: config.Experiment, dataset: Dataset, purpose: str) -> Params:

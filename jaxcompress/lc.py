@@ -64,7 +64,8 @@ def penalty(params: Params, constraint: Constraint, strength: Array | float) -> 
     """
     weights = flatten(params)
     targets = {path: d + constraint.multipliers[path] / strength for path, d in constraint.compressed.items()}
-    return strength / 2 * sum(jnp.sum(jnp.square(weights[path] - target)) for path, target in targets.items())
+    distance = sum((jnp.sum(jnp.square(weights[p] - target)) for p, target in targets.items()), jnp.float32(0))
+    return strength / 2 * distance
 
 
 def compress(compression: Compression, params: Params, constraint: Constraint, strength: float) -> Constraint:

@@ -18,6 +18,8 @@ ORDER = [
         "paths",
         "schedules",
         "transform",
+        "additive",
+        "lc",
         "statistics",
         "interpreters",
         "prune",

@@ -29,7 +29,7 @@ class Tucker2(Factored):
     @property
     def ranks(self) -> tuple[int, int]:
         """The sizes of the last two axes of the core."""
-        return self.core.shape[-2:]
+        return self.core.shape[-2], self.core.shape[-1]
 
     def dense(self) -> Array:
         return jnp.einsum("ia,...ab,bo->...io", dense(self.u), dense(self.core), dense(self.v))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxcompress.arrays import Factored, dense
+from jaxcompress.arrays import LowRank, dense
 from jaxcompress.arrays.low_rank import matrix_shape
 from jaxcompress.paths import Params, select
 
@@ -17,7 +17,7 @@ def _nuclear(matrix: Array) -> Array:
 def _forward(matrix: Array) -> tuple[Array, Array]:
     u, s, vt = jnp.linalg.svd(matrix.astype(jnp.float32), full_matrices=False)
     held = s > s[0] * max(matrix.shape) * jnp.finfo(s.dtype).eps  # of the rest any direction will do: none is taken
-    return jnp.sum(s), ((u * held[None, :]) @ vt).astype(matrix.dtype)
+    return jnp.sum(s), (jnp.where(held[None, :], u, 0.0) @ vt).astype(matrix.dtype)
 
 
 _nuclear.defvjp(_forward, lambda slope, upstream: (slope * upstream.astype(slope.dtype),))
@@ -46,8 +46,8 @@ def orthogonality(params: Params, pattern: str) -> Array:
     """
     total = jnp.float32(0)
     for path, leaf in select(params, pattern).items():
-        if not isinstance(leaf, Factored) or not hasattr(leaf, "u") or not hasattr(leaf, "v"):
-            raise ValueError(f"{path} is {type(leaf).__name__}, which has no factors u and v")
+        if not isinstance(leaf, LowRank):
+            raise ValueError(f"{path} is {type(leaf).__name__}, not LowRank: it has no two factors")
         rank = leaf.u.shape[-1]
         for columns in (dense(leaf.u).reshape(-1, rank), dense(leaf.v).reshape(rank, -1).T):
             unit = columns / jnp.maximum(jnp.linalg.norm(columns, axis=0, keepdims=True), 1e-12)

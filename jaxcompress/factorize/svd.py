@@ -80,6 +80,7 @@ def _metric_of(metric: Mapping[str, Array], path: str, rows: int) -> Array:
     found = jnp.asarray(metric[path])
     if found.shape not in ((rows,), (rows, rows)):
         raise ValueError(f"the metric of {path} has shape {found.shape}; its kernel has {rows} rows")
-    if not bool(jnp.all(jnp.isfinite(found))) or not bool(jnp.all(jnp.diagonal(jnp.atleast_2d(found)) > 0)):
+    diagonal = found if found.ndim == 1 else jnp.diagonal(found)
+    if not bool(jnp.all(jnp.isfinite(found))) or not bool(jnp.all(diagonal > 0)):
         raise ValueError(f"the metric of {path} is not finite and positive")
     return found

@@ -21,7 +21,7 @@ def vbmf_rank(matrix: Float[Array, "m n"], variance: float | None = None) -> int
     """
     if variance is not None and not variance > 0:
         raise ValueError(f"variance={variance} of the noise must be above 0")
-    shape = tuple(sorted(matrix.shape))
+    shape = min(matrix.shape), max(matrix.shape)
     s = np.asarray(jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False), np.float64)
     if not s[0] > 0:
         return 0

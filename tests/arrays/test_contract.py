@@ -7,6 +7,7 @@ import pytest
 
 from jaxcompress import combine, pack, partition
 from jaxcompress.arrays import (
+    CP,
     Binary,
     Clustered,
     CompressedArray,
@@ -14,6 +15,7 @@ from jaxcompress.arrays import (
     DoReFa,
     FakeQuantized,
     Float8,
+    Kronecker,
     LearnedStep,
     LowRank,
     Masked,
@@ -22,9 +24,14 @@ from jaxcompress.arrays import (
     Scaled,
     ScaledBinary,
     Sliced,
+    SpatialLowRank,
     StraightThrough,
+    Summed,
+    TensorTrain,
     Ternary,
     TrainedTernary,
+    Tucker,
+    Tucker2,
     Zeros,
     data_fields,
     decode,
@@ -112,6 +119,24 @@ LEAVES = {
     "low_rank": low_rank,
     "low_rank_conv": lambda: LowRank(weight(1, (2, 3, 6, 2)), weight(2, (2, 5)), 3, 1, "s"),
     "low_rank_stack": lambda: LowRank(weight(1, (3, 6, 2)), weight(2, (3, 2, 5)), 1, 1, "s"),
+    "spatial_low_rank": lambda: SpatialLowRank(weight(1, (3, 4, 2)), weight(2, (2, 2, 5)), "s"),
+    "tucker2": lambda: Tucker2(weight(1, (6, 2)), weight(2, (2, 3)), weight(3, (3, 5)), "t"),
+    "tucker2_conv": lambda: Tucker2(weight(1, (4, 2)), weight(2, (3, 2, 2, 3)), weight(3, (3, 5)), "t"),
+    "tucker2_of_masked": lambda: Tucker2(
+        Masked(weight(1, (6, 2)), mask(1, (6, 2)), "m"), fake(weight(2, (2, 3))), weight(3, (3, 5)), "t"
+    ),
+    "tucker": lambda: Tucker(
+        *(weight(i, shape) for i, shape in enumerate(((3, 2), (2, 1), (4, 2), (2, 1, 2, 3), (3, 5)))), "t"
+    ),
+    "cp": lambda: CP(*(weight(i, shape) for i, shape in enumerate(((3, 4), (2, 4), (4, 4), (4, 5)))), "c"),
+    "tensor_train": lambda: TensorTrain((weight(1, (1, 2, 5, 3)), weight(2, (3, 3, 1, 1))), (), "t"),
+    "tensor_train_conv": lambda: TensorTrain(
+        (fake(weight(1, (3, 2, 5, 2))), weight(2, (2, 3, 1, 1))), (weight(3, (3, 2, 3)),), "t"
+    ),
+    "kronecker": lambda: Kronecker(weight(1, (2, 3, 1)), weight(2, (2, 2, 5)), "k"),
+    "kronecker_conv": lambda: Kronecker(weight(1, (1, 2, 2)), weight(2, (1, 3, 3, 2, 2)), "k"),
+    "summed": lambda: Summed(Masked(weight(), mask(), "m"), clustered(), "a"),
+    "summed_low_rank": lambda: Summed(low_rank(), Masked(weight(), mask(), "m"), "a"),
     "quantized": quantized,
     "quantized_sparse": lambda: quantized(keep=weight(6) > 1),
     "quantized_offset": lambda: quantized(zero=3),
@@ -222,7 +247,9 @@ def assert_same_leaf(a, b):
     for name in static_fields(type(a)):
         assert getattr(a, name) == getattr(b, name), name
     for name in data_fields(type(a)):
-        assert_same_leaf(getattr(a, name), getattr(b, name))
+        fields = getattr(a, name), getattr(b, name)
+        for x, y in zip(*fields, strict=True) if isinstance(fields[0], tuple) else (fields,):
+            assert_same_leaf(x, y)
 
 
 def test_every_class_is_in_the_contract():
