@@ -19,7 +19,7 @@ from experiments.environment import environment, processor
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax"),
-    *("torch", "qwix", "tensorflow", "ai_edge_quantizer", "ai_edge_litert"),
+    *("tensorly", "torch", "qwix", "tensorflow", "ai_edge_quantizer", "ai_edge_litert"),
 )
 
 
@@ -63,10 +63,19 @@ def quantize(options: Flat) -> None:
     _report("8-bit quantization, batch of {batch}", benchmarks.quantize, options)
 
 
+def factorize(options: Flat) -> None:
+    """Times both LeNets and ResNet-8 with low-rank kernels of a half, a quarter and a tenth of the multiply-adds.
+
+    A training step and a batch : dense; float files in LiteRT; and decompositions : tensorly's, on numpy and on jax.
+    Peers that are not installed are left out by name.
+    """
+    _report("Low rank, batch of {batch}", benchmarks.factorize, options)
+
+
 def main() -> None:
     """Runs the command line."""
     with cli.ending():
-        commands = {"train-step": train_step, "prune": prune, "quantize": quantize}
+        commands = {"train-step": train_step, "prune": prune, "quantize": quantize, "factorize": factorize}
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import pack
-from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked
+from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked, Summed, TensorTrain
 from jaxcompress.export import save
 from jaxcompress.export.packed import encode
 from jaxcompress.ledger import ledger
@@ -46,7 +46,9 @@ def test_dense_bytes_and_counts_are_those_of_the_dense_array(name, account):
     entry = next(e for e in account.entries if e.path == f"a/{name}")
     assert entry.parameters == leaf.size
     assert entry.dense_bytes == leaf.size * leaf.dtype.itemsize
-    if "LowRank" not in entry.kind and "filled" not in name:  # what fills removed places is no weight
+    parts = ("LowRank", "Tucker", "CP", "TensorTrain", "Kronecker", "Summed")
+    factors = any(part in entry.kind for part in parts)  # what is stored is counted: the two tests below
+    if not factors and "filled" not in name:  # what fills removed places is no weight
         assert entry.nonzero == np.count_nonzero(np.asarray(leaf.dense()))
 
 
@@ -56,6 +58,13 @@ def test_factors_count_the_entries_of_both():
     assert (entry.parameters, entry.nonzero) == (30, 22)
     masked = LowRank(Masked(jnp.ones((6, 2)), jnp.arange(12).reshape(6, 2) < 5), jnp.ones((2, 5)))
     assert ledger(None, {"a": masked}).entries[0].nonzero == 15
+    cores = (jnp.ones((1, 2, 3, 4)), jnp.ones((4, 3, 2, 1)))
+    assert ledger(None, {"a": TensorTrain(cores)}).entries[0].nonzero == 2 * 24
+
+
+def test_a_sum_counts_the_entries_of_both():
+    few = Masked(jnp.ones((4, 5)), jnp.arange(20).reshape(4, 5) < 3)
+    assert ledger(None, {"a": Summed(few, jnp.ones((4, 5)))}).entries[0].nonzero == 23
 
 
 def test_alternatives_are_never_shorter_than_what_was_chosen(account):

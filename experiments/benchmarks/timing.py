@@ -22,6 +22,7 @@ Milliseconds = dict[str, np.ndarray]
 class Effort:
     """Says how much is measured: rounds, batch size, steps in a scan, and the shapes of the weights to mask.
 
+    Decompositions of `matrices` and of the convolution kernel `kernel`, of a `rank`, take turns `decompositions` times.
     `calls` is how many of the shortest steps, those of LeNet-300-100, make one measurement. A TFLite file runs in
     `interpreters` fresh processes, `invokes` times in each.
     """
@@ -33,9 +34,25 @@ class Effort:
     weights: tuple[tuple[int, ...], ...] = ((784, 300), (3, 3, 512, 512))
     interpreters: int = 5
     invokes: int = 200
+    matrices: tuple[tuple[int, int], ...] = ((512, 512), (4096, 1000))
+    kernel: tuple[int, int, int, int] = (3, 3, 512, 512)
+    rank: int = 64
+    decompositions: int = 5
 
 
-QUICK = Effort(rounds=3, batch=10, calls=1, scanned=2, weights=((30, 20), (3, 3, 8, 8)), interpreters=1, invokes=5)
+QUICK = Effort(
+    rounds=3,
+    batch=10,
+    calls=1,
+    scanned=2,
+    weights=((30, 20), (3, 3, 8, 8)),
+    interpreters=1,
+    invokes=5,
+    matrices=((16, 12),),
+    kernel=(3, 3, 8, 8),
+    rank=3,
+    decompositions=1,
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import converters, files, masks, peer, pruned, quantized, steps, timing
+from experiments.benchmarks import (
+    converters,
+    decompositions,
+    factorized,
+    files,
+    masks,
+    peer,
+    pruned,
+    quantized,
+    steps,
+    timing,
+)
 from jaxcompress.export import writer
 from jaxcompress.export.litert import Latency
 from jaxcompress.interpreters.integers import Layer
@@ -73,6 +84,32 @@ def test_prune_has_every_row_equal_masks_and_smaller_files(monkeypatch, tmp_path
         for dense, scattered, removed in (found["files"][:3], found["files"][3:]):
             assert scattered["bytes"] == dense["bytes"] > 1.5 * removed["bytes"]
             assert max(file["error"] for file in (dense, scattered, removed)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_factorize_has_every_row_and_no_share_is_passed(monkeypatch, tmp_path):
+    pytest.importorskip("tensorly", reason="pip install 'jaxcompress[dev]'")
+    monkeypatch.setattr(factorized, "MODELS", ("LeNet-5",))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # for tensorly
+        found = run(monkeypatch, tmp_path, "factorize")
+    rows = [(row["subject"], row["variant"], row["against"], row["difference"]) for row in found["rows"]]
+    for subject, variant, against, difference in rows[:6]:
+        assert subject.startswith("LeNet-5, a ") and against == "dense" and difference < 1e-5
+        words, _, share = variant.partition(", ")
+        assert float(share.rstrip("%")) / 100 <= factorized.SHARES[words] + 0.01
+    assert {(subject, against) for subject, _, against, _ in rows[6:]} == {
+        (subject, against)
+        for subject in ("SVD of 16x12", "Tucker-2 of 3x3x8x8", "CP of 3x3x8x8", "tensor train of 3x3x8x8")
+        for against in (decompositions.NUMPY, decompositions.JAX)
+    }
+    exact = [difference for subject, _, _, difference in rows[6:] if not subject.startswith("CP")]
+    assert max(map(abs, exact)) < 1e-3
+    if peer.installed("tensorflow"):
+        assert [file["writer"] for file in found["files"]] == ["dense", *factorized.SHARES]
+        sizes = [file["bytes"] for file in found["files"]]
+        assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 4
+        assert max(file["error"] for file in found["files"]) < 1e-4
 
 
 def test_ranks_and_bisection_agree_on_ties_and_a_sort_keeps_them_all():
