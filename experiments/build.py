@@ -31,7 +31,7 @@ def model(spec: config.Model, classes: int) -> nn.Module:
     match spec:
         case config.MLP():
             given = (spec.pixels.mean, spec.pixels.std)
-            kind = (spec.activation, spec.center)
+            kind = (spec.activation, spec.center, spec.pad)
             return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial, *given, *kind)
         case config.LeNet5():
             return models.LeNet5(classes, spec.dropout, spec.relu, spec.pixels.mean, spec.pixels.std)

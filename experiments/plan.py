@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, learning, recipes, removal, scoring, train
+from experiments import build, config, factorization, learning, recipes, removal, scoring, train
 from experiments.activations import with_ranges
 from experiments.augmentation import augmented
 from experiments.data import Dataset, drawn
@@ -159,7 +159,10 @@ def _begun(experiment: config.Experiment, data: Dataset, setting: recipes.Settin
     def scores(technique: config.Connections, weights: Any) -> jc.prune.scores.Scores:
         return scoring.scores(technique, experiment, data, weights | statistics)
 
-    recipe = recipes.recipe(stage, setting._replace(score=scores))
+    def within(technique: config.Budget, weights: Any) -> Any:
+        return factorization.within(technique, experiment, data, weights, statistics)
+
+    recipe = recipes.recipe(stage, setting._replace(score=scores, within=within))
     if rewound is None:
         return _ranged(experiment, data, on_weights(recipe.init, params))
     # Removed weights are zeros in the dense arrays, so that ranked anew they are the first to go.

@@ -19,13 +19,15 @@ class Setting(NamedTuple):
     """Holds what transforms are made of besides their technique; epochs become steps by `epoch_steps`.
 
     ``score(technique, params)`` ranks connections, when they are pruned by `init`; ``loss(params, examples)`` is what
-    RigL grows by; `strength` is that of the LC algorithm, which learned ranks are weighed with.
+    RigL grows by; ``within(technique, params)`` factorizes within a budget; `strength` is that of the LC algorithm,
+    which learned ranks are weighed with.
     """
 
     epoch_steps: int = 1
     seed: int = 0
     score: Callable[[config.Connections, Params], jc.prune.scores.Scores] | None = None
     loss: Callable[[Params, Any], Array] | None = None
+    within: Callable[[config.Budget, Params], Params] | None = None
     strength: float = 0.0
 
     def steps(self, epochs: float) -> int:
@@ -114,7 +116,18 @@ def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Trans
             return jc.quantize.codebook(spec.pattern, spec.bits, scope=spec.scope, initial=spec.initial, key=key)
         case config.SVD():
             learned = None if spec.alpha is None else jc.factorize.penalized(spec.alpha, setting.strength)
-            return jc.factorize.svd(spec.pattern, spec.rank if learned is None else learned, energy=spec.energy)
+            rank = _rank(spec) if learned is None else learned
+            return jc.factorize.svd(spec.pattern, rank, energy=spec.energy, split=spec.split)
+        case config.Tucker2():
+            return jc.factorize.tucker2(spec.pattern, _rank(spec), energy=spec.energy)
+        case config.CP():
+            return jc.factorize.cp(spec.pattern, spec.rank, key=seed_key(setting.seed, f"cp {spec.pattern}"))
+        case config.TensorTrain():
+            return jc.factorize.tensor_train(spec.pattern, spec.inputs, spec.outputs, spec.rank)
+        case config.Kronecker():
+            return jc.factorize.kronecker(spec.pattern, spec.left, spec.rank)
+        case config.Budget():
+            return _budget(spec, setting)
         case config.Additive():
             return jc.additive(spec.pattern, *(_transform(part, setting) for part in (spec.first, spec.second)))
 
@@ -133,6 +146,19 @@ def _connections(spec: config.Connections, setting: Setting) -> jc.Transform:
         return by(setting.score(spec, params)).init(params)
 
     return jc.Transform(by(None).names, init, identity_update)
+
+
+def _rank(spec: config.SVD | config.Tucker2) -> int | jc.factorize.Rule | None:
+    return jc.factorize.vbmf() if spec.vbmf else spec.rank
+
+
+def _budget(spec: config.Budget, setting: Setting) -> jc.Transform:
+    def init(params: Params) -> Params:
+        if setting.within is None:
+            raise ValueError(f"the budget for {spec.pattern!r} needs a model, which counts its multiply-adds")
+        return setting.within(spec, params)
+
+    return jc.Transform((f"budget[{spec.pattern}]",), init, identity_update)
 
 
 def _dynamic(spec: config.Dynamic, setting: Setting) -> jc.Transform:

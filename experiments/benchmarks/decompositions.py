@@ -60,7 +60,8 @@ def _backend(way: str) -> Iterator[None]:
     """Sets tensorly's backend; its jax one switches all of JAX to float64, which is undone."""
     import tensorly  # pyright: ignore[reportMissingImports]
 
-    with tensorly.backend.backend_context("jax" if way == JAX else "numpy", local_threadsafe=False):
+    backend: Any = tensorly.backend  # whose attributes are made when it is imported
+    with backend.backend_context("jax" if way == JAX else "numpy", local_threadsafe=False):
         try:
             yield
         finally:
@@ -92,7 +93,7 @@ def _svd(shape: tuple[int, int], rank: int) -> Problem:
 
 def _tucker(shape: tuple[int, ...], rank: int) -> Problem:
     from tensorly.decomposition import partial_tucker  # pyright: ignore[reportMissingImports]
-    from tensorly.tenalg import multi_mode_dot  # pyright: ignore[reportMissingImports]
+    from tensorly.tenalg import multi_mode_dot  # pyright: ignore
 
     array = _array(*shape)
     ours = partial(tucker.tucker, jnp.asarray(array), (2, 3), (rank, rank), 2)

@@ -18,6 +18,12 @@ from experiments.config.experiment import Optimiser as Optimiser
 from experiments.config.experiment import PostTraining as PostTraining
 from experiments.config.experiment import Preparation as Preparation
 from experiments.config.experiment import Stage as Stage
+from experiments.config.factorization import CP as CP
+from experiments.config.factorization import SVD as SVD
+from experiments.config.factorization import Budget as Budget
+from experiments.config.factorization import Kronecker as Kronecker
+from experiments.config.factorization import TensorTrain as TensorTrain
+from experiments.config.factorization import Tucker2 as Tucker2
 from experiments.config.models import MLP as MLP
 from experiments.config.models import Data as Data
 from experiments.config.models import LeNet5 as LeNet5
@@ -46,6 +52,5 @@ from experiments.config.ramps import Ramp as Ramp
 from experiments.config.table import Format as Format
 from experiments.config.table import Row as Row
 from experiments.config.table import Table as Table
-from experiments.config.techniques import SVD as SVD
 from experiments.config.techniques import Additive as Additive
 from experiments.config.techniques import Technique as Technique

@@ -31,7 +31,7 @@ class MLP:
 
     `norm` puts batch normalization after every layer. `initial` kernels are normal with a variance of one over their
     inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect. With `center` every pixel is given less its mean over
-    the training images.
+    the training images. Images get a margin of `pad` pixels of zero, which `center` does not go with.
     """
 
     hidden: tuple[int, ...] = (300, 100)
@@ -41,6 +41,11 @@ class MLP:
     pixels: Pixels = Pixels()
     activation: Literal["relu", "tanh"] = "relu"
     center: bool = False
+    pad: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pad < 0 or (self.pad and self.center):
+            raise ValueError(f"pad={self.pad} of a multilayer perceptron is at least 0, and 0 with center")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class MLP(nn.Module):
     too, with the constants of BinaryConnect's code (Courbariaux et al. 2015, arXiv:1511.00363). Departure: the layers
     then have no biases, which a normalization takes off again. `initial` kernels are normal with a variance of one over
     their inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs. Inputs are standardized by
-    `mean` and `std`; with `center` each is then given less the statistic ``pixel_mean``.
+    `mean` and `std`; with `center` each is then given less the statistic ``pixel_mean``. An image gets a margin of
+    `pad` pixels of zero first.
     """
 
     hidden: Sequence[int] = (300, 100)
@@ -31,6 +32,7 @@ class MLP(nn.Module):
     std: float = 1.0
     activation: Literal["relu", "tanh"] = "relu"
     center: bool = False
+    pad: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -38,9 +40,11 @@ class MLP(nn.Module):
         activation = {"relu": nn.relu, "tanh": nn.tanh}[self.activation]
         norm = batch_norm(self.norm, train, momentum=0.85, epsilon=1e-4)
         initial = LECUN if self.initial == "lecun" else _uniform
+        if self.pad:
+            x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
         x = _standardized(x.reshape(x.shape[0], -1), self.mean, self.std)
         if self.center:
-            x = x - self.variable("batch_stats", "pixel_mean", jnp.zeros, x.shape[1:]).value
+            x = x - self.variable("batch_stats", "pixel_mean", jnp.zeros, x.shape[1:]).value[None]
         for i, width in enumerate(self.hidden):
             x = activation(_dense(x, width, f"fc{i + 1}", norm, initial))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -1,5 +1,6 @@
 """Factorization: transforms that replace a kernel by thin factors, and rules that choose their ranks."""
 
+from jaxcompress.factorize.cp import Unsound as Unsound
 from jaxcompress.factorize.cp import cp as cp
 from jaxcompress.factorize.factoring import Declined as Declined
 from jaxcompress.factorize.kronecker import kronecker as kronecker
@@ -9,6 +10,7 @@ from jaxcompress.factorize.metrics import second_moments as second_moments
 from jaxcompress.factorize.payment import multiply_adds as multiply_adds
 from jaxcompress.factorize.payment import paying as paying
 from jaxcompress.factorize.payment import seconds as seconds
+from jaxcompress.factorize.ranks import Rule as Rule
 from jaxcompress.factorize.ranks import energy as energy
 from jaxcompress.factorize.ranks import penalized as penalized
 from jaxcompress.factorize.ranks import ratio as ratio

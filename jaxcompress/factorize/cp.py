@@ -16,6 +16,10 @@ from jaxcompress.transform import Transform
 _LARGEST = 100.0  # norm of a component over that of the kernel: beyond it components cancel, and training diverges
 
 
+class Unsound(ValueError):
+    """Says that no fit of a rank is sound: components cancel, or are not finite."""
+
+
 def cp(
     pattern: str,
     rank: int | Mapping[str, int],
@@ -35,8 +39,8 @@ def cp(
     by components that cancel cannot be trained (de Silva & Lim 2008).
 
     Factors that would hold more weights than the kernel are declined, with a `Declined` warning, unless `always`.
-    Raises ValueError for numbers below 1, and, from `init`, for a kernel that is not (height, width, in, out), when no
-    try stays within these bounds, and as `svd` does.
+    Raises ValueError for numbers below 1, and, from `init`, for a kernel that is not (height, width, in, out), and as
+    `svd` does; `Unsound`, a ValueError, when no try stays within these bounds.
     """
     for what, number in (("rank", rank), ("tries", tries), ("sweeps", sweeps)):
         if not isinstance(number, Mapping) and not (isinstance(number, int | np.integer) and number >= 1):
@@ -51,7 +55,7 @@ def cp(
         sound = [fit for fit in fits if float(fit.largest) <= _LARGEST and bool(jnp.isfinite(fit.error))]
         if not sound:
             least = min(float(fit.largest) for fit in fits)
-            raise ValueError(
+            raise Unsound(
                 f"no canonical polyadic fit of rank {number} of {path} is sound in {tries} tries: components of"
                 f" {least:.3g} times the norm of the kernel cancel; take another rank or key, or tucker2"
             )

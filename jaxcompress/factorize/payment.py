@@ -36,7 +36,7 @@ def paying(params: Params, factored: Params, cost: Cost) -> Params:
     return replaced(factored, kept)
 
 
-def multiply_adds(apply: Callable[..., Any], *args: Any) -> Cost:
+def multiply_adds(apply: Callable[..., Any], *args: Any) -> Callable[[Params], int]:
     """Returns the cost of parameters in multiply-adds of ``apply(params, *args)``, which need not be lifted."""
     lifted = lift(apply)
     return lambda params: macs(lifted, params, *args)

@@ -61,6 +61,50 @@ def test_recipe_knows_low_bit_weights(technique, kind):
     assert type(recipe(technique).init(kernel())["fc1"]["kernel"]).__name__ == kind
 
 
+def conv():
+    return {"conv": {"kernel": jax.random.normal(jax.random.key(1), (3, 3, 6, 8))}}
+
+
+@pytest.mark.parametrize(
+    "technique, kind",
+    [
+        (config.SVD("conv/kernel", rank=3), "LowRank"),
+        (config.SVD("conv/kernel", rank=2, split="spatial"), "SpatialLowRank"),
+        (config.SVD("conv/kernel", vbmf=True), "LowRank"),
+        (config.SVD("conv/kernel", energy=0.1), "LowRank"),
+        (config.Tucker2("conv/kernel", rank=3), "Tucker2"),
+        (config.Tucker2("conv/kernel", energy=0.2), "Tucker2"),
+        (config.Tucker2("conv/kernel", vbmf=True), "Tucker2"),
+        (config.CP("conv/kernel", 3), "CP"),
+        (config.TensorTrain("conv/kernel", (2, 3), (2, 4), 2), "TensorTrain"),
+        (config.Kronecker("conv/kernel", (2, 2)), "Kronecker"),
+    ],
+)
+def test_recipe_knows_factors(technique, kind):
+    leaf = recipe(technique).init(conv())["conv"]["kernel"]
+    assert type(leaf).__name__ == kind and leaf.shape == (3, 3, 6, 8)
+
+
+def test_a_budget_needs_a_model():
+    with pytest.raises(ValueError, match="the budget for 'conv/kernel' needs a model"):
+        recipe(config.Budget("conv/kernel", "svd", 0.5)).init(conv())
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: config.SVD("w"), "svd of 'w' takes one of rank, energy, alpha, vbmf, not none"),
+        (lambda: config.SVD("w", 3, vbmf=True), "not rank and vbmf"),
+        (lambda: config.Tucker2("w", 3, 0.5), "tucker2 of 'w' takes one of rank, energy, vbmf, not rank and energy"),
+        (lambda: config.Budget("w", "cp", 0.0), "macs=0.0 of the budget for 'w' is not a fraction"),
+        (lambda: config.Budget("w", "cp", 0.5, examples=0), "examples=0 of the budget for 'w'"),
+    ],
+)
+def test_ranks_that_say_nothing_or_two_things_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 @pytest.mark.parametrize(
     "technique, kind",
     [

@@ -10,11 +10,15 @@ import yaml
 from experiments import config
 from experiments.config import (
     ACDC,
+    CP,
+    LC,
     LSQ,
     MLP,
     NM,
     SVD,
+    Additive,
     Binary,
+    Budget,
     Codebook,
     Connections,
     Data,
@@ -23,6 +27,7 @@ from experiments.config import (
     Dynamic,
     Experiment,
     Float8,
+    Kronecker,
     LeNet5,
     LeNet5BN,
     Magnitude,
@@ -35,8 +40,10 @@ from experiments.config import (
     Row,
     Stage,
     Table,
+    TensorTrain,
     Ternary,
     Threshold,
+    Tucker2,
     Weights,
     fingerprint,
     load_table,
@@ -85,6 +92,43 @@ TABLE = Table(
                     optimiser=Optimiser(decay="exponential", final=3e-6, scaling="glorot"),
                     recipe=(Binary("fc./kernel", stochastic=True, test="weights"),),
                     loss="square-hinge",
+                ),
+            ),
+        ),
+        "learned": Experiment(
+            Data(validation=0),
+            MLP(activation="tanh", center=True),
+            (
+                Stage("given", 0),
+                Stage(
+                    "lc",
+                    5,
+                    optimiser=Optimiser("sgd", nesterov=True),
+                    recipe=(
+                        Additive(
+                            "fc1/kernel", Magnitude("fc1/kernel", 0.99), Codebook("fc1/kernel", 1, scope="global")
+                        ),
+                        SVD("fc2/kernel", alpha=1e-6),
+                    ),
+                    lc=LC(1e-3, 1.1, 2, 3),
+                ),
+            ),
+            pretrained=Pretrained("lc-lenet300/lenet300_classic.pklz"),
+        ),
+        "factorized": Experiment(
+            Data(),
+            LeNet5(),
+            (
+                Stage("by rank", 1, recipe=(CP("conv1/kernel", 4), Tucker2("conv2/kernel", energy=0.5))),
+                Stage(
+                    "by shape",
+                    1,
+                    recipe=(
+                        TensorTrain("fc1/kernel", (20, 40), (20, 25), 3),
+                        Kronecker("fc2/kernel", (20, 2), 2),
+                        SVD("conv3/kernel", vbmf=True, split="spatial"),
+                        Budget("conv4/kernel", "cp", 0.5, "loss", "greedy", 10),
+                    ),
                 ),
             ),
         ),

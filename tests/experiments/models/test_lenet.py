@@ -129,3 +129,25 @@ def test_uniform_kernels_fill_the_range_of_signs():
 def test_images_that_vanish_under_the_windows_are_refused(model):
     with pytest.raises(ValueError, match="at least 16x16 pixels, not 28x15"):
         draws.shapes(model, (28, 15, 1))
+
+
+def test_centred_tanh_perceptron_by_hand():
+    model = models.MLP((4,), 3, activation="tanh", center=True)
+    images = draws.normal(2, 3, 3, 1)
+    found = draws.variables(model, images.shape[1:])
+    first, last = found["params"]["fc1"], found["params"]["fc2"]
+    mean = np.asarray(found["batch_stats"]["pixel_mean"])
+    hidden = np.tanh(
+        (np.asarray(images).reshape(2, 9) - mean) @ np.asarray(first["kernel"]) + np.asarray(first["bias"])
+    )
+    expected = hidden @ np.asarray(last["kernel"]) + np.asarray(last["bias"])
+    np.testing.assert_allclose(model.apply(found, images), expected, atol=1e-5)
+
+
+def test_a_margin_is_of_zeros_on_all_sides():
+    model, images = models.MLP((4,), 3, pad=2), draws.normal(2, 3, 3, 1)
+    found = draws.variables(model, (3, 3, 1))
+    assert found["params"]["fc1"]["kernel"].shape == (49, 4)
+    inner = found["params"]["fc1"]["kernel"].reshape(7, 7, 4)[2:5, 2:5].reshape(9, 4)
+    same = {"params": found["params"] | {"fc1": found["params"]["fc1"] | {"kernel": inner}}}
+    np.testing.assert_allclose(model.apply(found, images), models.MLP((4,), 3).apply(same, images), atol=1e-5)
