@@ -12,7 +12,8 @@ from jax import Array
 from jaxcompress.arrays.base import CompressedArray, decode, dense, encode, pack, static_fields
 from jaxcompress.coding import Coded
 
-# (a, b, axes of a, axes of b) -> their product summed over these axes: what is left of a, then what is left of b.
+# (a, b, axes of a, axes of b) -> their product summed over these axes: what is left of a, then what is left of b. Both
+# axes rise: TensorFlow's converter gets others wrong.
 Product = Callable[[Any, Any, Sequence[int], Sequence[int]], Any]
 
 

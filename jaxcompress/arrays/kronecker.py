@@ -54,7 +54,7 @@ class Kronecker(Factored):
 
     def _gathered(self, x: Array, product: Product) -> Array:
         """Sums x (…, inputs of a, rank, outputs of b) over the first two by `a`."""
-        x = product(x, self.a, (x.ndim - 3, x.ndim - 2), (1, 0))
+        x = product(jnp.swapaxes(x, -3, -2), self.a, (x.ndim - 3, x.ndim - 2), (0, 1))
         return jnp.swapaxes(x, -1, -2).reshape(*x.shape[:-2], -1)
 
     def check(self) -> None:

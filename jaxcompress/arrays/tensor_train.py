@@ -64,7 +64,8 @@ class TensorTrain(Factored):
         batch = x.shape[:-2]
         x = x.reshape(*batch, *(core.shape[1] for core in self.cores), x.shape[-1])
         for core in self.cores:  # the modes of inputs still to come stand first, those of outputs then follow
-            x = product(x, core, (len(batch), x.ndim - 1), (1, 0))
+            x = jnp.moveaxis(x, -1, len(batch))
+            x = product(x, core, (len(batch), len(batch) + 1), (0, 1))
         return x.reshape(*batch, -1)
 
     def check(self) -> None:

@@ -67,6 +67,33 @@ def test_factors_stay_two_thin_operations(lenet):
     assert (9, 800) in first.inputs and (500, 9) in second.inputs
 
 
+FORMS = {
+    "spatial": lambda: jc.factorize.svd("kernel", 6, split="spatial"),
+    "tucker2": lambda: jc.factorize.tucker2("kernel", 6),
+    "tucker": lambda: jc.factorize.tucker("kernel", (2, 2, 6, 6)),
+    "cp": lambda: jc.factorize.cp("kernel", 8, key=jax.random.key(0), sweeps=5),
+    "tensor train": lambda: jc.factorize.tensor_train("kernel", (4, 8), (4, 8), 4),
+    "kronecker": lambda: jc.factorize.kronecker("kernel", (4, 4), 2),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("strides, padding, dilation", [((1, 1), "SAME", (1, 1)), ((2, 2), "VALID", (1, 1))])
+def test_factors_of_every_form_run_as_in_jax_in_a_smaller_file(tmp_path, form, strides, padding, dilation):
+    def apply(params, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, params["kernel"], strides, padding, rhs_dilation=dilation, dimension_numbers=numbers
+        )
+
+    dense = {"kernel": jax.random.normal(jax.random.key(1), (3, 3, 32, 32)) / 17}
+    params = FORMS[form]().init(dense)
+    x = jax.random.normal(jax.random.key(2), (1, 9, 9, 32))
+    size = tflite(jc.lift(apply), params, x, tmp_path / "thin.tflite")
+    np.testing.assert_allclose(Model(tmp_path / "thin.tflite")(np.asarray(x)), apply(jc.densify(params), x), atol=1e-4)
+    assert size < 0.75 * 4 * dense["kernel"].size
+
+
 @pytest.mark.parametrize("format, smaller", [("float16", 1.9), ("dynamic-int8", 3.5)])
 def test_smaller_formats_are_smaller_and_near(lenet, tmp_path, format, smaller):
     net = lenet[0]
