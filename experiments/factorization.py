@@ -16,7 +16,7 @@ from jaxcompress.budget import Leaves, leaf_errors, leaf_losses, levels_within
 from jaxcompress.factorize import multiply_adds
 from jaxcompress.paths import Params, replaced, select
 
-_PERCENT = range(10, 100, 10)  # of the largest rank that could pay
+_PERCENT = range(10, 100, 10)  # of the largest rank that could pay, or for tucker2 of the channels
 
 
 def within(

@@ -115,8 +115,7 @@ def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Trans
             key = seed_key(setting.seed, f"codebook {spec.pattern}") if spec.initial == "random" else None
             return jc.quantize.codebook(spec.pattern, spec.bits, scope=spec.scope, initial=spec.initial, key=key)
         case config.SVD():
-            learned = None if spec.alpha is None else jc.factorize.penalized(spec.alpha, setting.strength)
-            rank = _rank(spec) if learned is None else learned
+            rank = _rank(spec) if spec.alpha is None else jc.factorize.penalized(spec.alpha, setting.strength)
             return jc.factorize.svd(spec.pattern, rank, energy=spec.energy, split=spec.split)
         case config.Tucker2():
             return jc.factorize.tucker2(spec.pattern, _rank(spec), energy=spec.energy)

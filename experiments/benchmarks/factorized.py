@@ -1,8 +1,5 @@
 """What thin factors do to the clock: a step and a batch by their share of the multiply-adds, and the decompositions."""
 
-import pathlib
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +12,6 @@ import jaxcompress as jc
 from experiments.benchmarks import files, peer, steps
 from experiments.benchmarks.decompositions import decompositions
 from experiments.benchmarks.timing import Effort, File, Report, Row, race, row
-from jaxcompress.export.litert import Model
 from jaxcompress.paths import replaced, select
 
 MODELS = ("LeNet-300-100", "LeNet-5", "ResNet-8")
@@ -90,28 +86,5 @@ def _named(times: dict[str, np.ndarray], shares: dict[str, float]) -> dict[str, 
 def _in_litert(name: str, effort: Effort) -> list[File]:
     """Times the float files of a model, dense and factorized."""
     problem = steps.make_problem(name, effort)
-    images, apply = problem.batch[0], jc.lift(problem.model)
     trees = {"dense": problem.params} | {words: within(name, effort, share)[0] for words, share in SHARES.items()}
-    contents, milliseconds, errors = {}, {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "model.tflite")
-        for variant, params in trees.items():
-            start = time.perf_counter()
-            jc.export.tflite(apply, params, images[:1], path)
-            milliseconds[variant] = 1e3 * (time.perf_counter() - start)
-            contents[variant] = path.read_bytes()
-            expected = np.asarray(apply(params, images))
-            errors[variant] = files.error(Model(contents[variant]).batch(np.asarray(images)), expected)
-        found = files.latencies(contents, pathlib.Path(folder), effort)
-    return [
-        File(
-            name,
-            variant,
-            milliseconds[variant],
-            len(contents[variant]),
-            float(np.median([turn.median_us for turn in found[variant]])),
-            min(turn.min_us for turn in found[variant]),
-            errors[variant],
-        )
-        for variant in trees
-    ]
+    return files.floats(name, trees, effort)

@@ -3,6 +3,7 @@
 import pathlib
 import random
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from experiments.benchmarks import converters, peer, steps
 from experiments.benchmarks.timing import Effort, File, Report, race, row
 from experiments.environment import processor
 from jaxcompress.export import writer
-from jaxcompress.export.litert import Latency, latency
+from jaxcompress.export.litert import Latency, Model, latency
 from jaxcompress.interpreters.integers import Integers
 
 OURS, WRITER, HELD = "ours, from the weights", "our writer alone", "our writer, held to LiteRT"
@@ -76,6 +77,30 @@ def ours(model: steps.Logits, params: Any, images: np.ndarray) -> bytes:
     grids = jc.quantize.calibrate(graph, weights, [images])
     rounded = jc.quantize.weights(steps.KERNELS, 8).init(weights)
     return writer.to_bytes(jc.quantize.to_integers(graph, rounded, grids))
+
+
+def floats(name: str, trees: dict[str, Any], effort: Effort) -> list[File]:
+    """Writes and times the float files of a model with other parameters, by variant."""
+    problem = steps.make_problem(name, effort)
+    images, apply = problem.batch[0], jc.lift(problem.model)
+    contents, milliseconds, errors = {}, {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model.tflite")
+        for variant, params in trees.items():
+            start = time.perf_counter()
+            jc.export.tflite(apply, params, images[:1], path)
+            milliseconds[variant] = 1e3 * (time.perf_counter() - start)
+            contents[variant] = path.read_bytes()
+            expected = np.asarray(apply(params, images))
+            errors[variant] = error(Model(contents[variant]).batch(np.asarray(images)), expected)
+        found = latencies(contents, pathlib.Path(folder), effort)
+
+    def file(variant: str) -> File:
+        median = float(np.median([turn.median_us for turn in found[variant]]))
+        fastest = min(turn.min_us for turn in found[variant])
+        return File(name, variant, milliseconds[variant], len(contents[variant]), median, fastest, errors[variant])
+
+    return [file(variant) for variant in trees]
 
 
 def latencies(contents: dict[str, bytes], folder: pathlib.Path, effort: Effort) -> dict[str, list[Latency]]:

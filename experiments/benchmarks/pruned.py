@@ -1,8 +1,5 @@
 """What pruning does to the clock: masks, channels that are removed, zeros that are scattered."""
 
-import pathlib
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +14,6 @@ from experiments import models
 from experiments.benchmarks import files, peer, steps
 from experiments.benchmarks.masks import mask_update
 from experiments.benchmarks.timing import Effort, File, Report, Row, race, row
-from jaxcompress.export.litert import Model
 
 MODELS = ("LeNet-5", "ResNet-8")
 MASKED, REMOVED, DENSE = "half of the channels masked", "half of the channels removed", "dense"
@@ -62,24 +58,7 @@ def _in_litert(name: str, effort: Effort) -> list[File]:
         SCATTERED: jc.prune.magnitude(steps.KERNELS, steps.SPARSITY).init(problem.params),
         REMOVED: halved(problem.model, problem.params, images[:1])[0],
     }
-    apply, contents, milliseconds, errors = jc.lift(problem.model), {}, {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "model.tflite")
-        for variant, params in trees.items():
-            start = time.perf_counter()
-            jc.export.tflite(apply, params, images[:1], path)
-            milliseconds[variant] = 1e3 * (time.perf_counter() - start)
-            contents[variant] = path.read_bytes()
-            expected = np.asarray(apply(params, images))
-            errors[variant] = files.error(Model(contents[variant]).batch(np.asarray(images)), expected)
-        found = files.latencies(contents, pathlib.Path(folder), effort)
-
-    def file(variant: str) -> File:
-        median = float(np.median([turn.median_us for turn in found[variant]]))
-        fastest = min(turn.min_us for turn in found[variant])
-        return File(name, variant, milliseconds[variant], len(contents[variant]), median, fastest, errors[variant])
-
-    return [file(variant) for variant in trees]
+    return files.floats(name, trees, effort)
 
 
 def _finding(name: str, effort: Effort) -> Row:

@@ -67,8 +67,9 @@ class Kronecker:
 class Budget:
     """Factors of one `form` within `macs`, a fraction of the model's multiply-adds, that do the least damage.
 
-    Every kernel gets a rank from a tenth to nine tenths of the largest that could pay, or stays whole. The damage is
-    the relative error of the kernel, or by how much it raises the loss on `examples` training images drawn by the seed.
+    Every kernel gets a rank from a tenth to nine tenths of the largest that could pay, or of its channels for
+    ``tucker2``, or stays whole. The damage is the relative error of the kernel, or by how much it raises the loss on
+    `examples` training images drawn by the seed.
     """
 
     pattern: str
