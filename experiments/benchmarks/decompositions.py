@@ -33,7 +33,7 @@ def decompositions(effort: Effort) -> list[Row]:
 
     `difference` is by how much more of the array ours misses, as a share of its norm; below zero it misses less.
     """
-    problems = [*(_svd(shape, effort.rank) for shape in effort.matrices)]
+    problems = [make(shape, effort.rank) for shape in effort.matrices for make in (_svd, _randomized)]
     problems += [make(effort.kernel, effort.rank) for make in (_tucker, _cp, _train)]
     return [row for problem in problems for row in _race(problem, effort)]
 
@@ -87,8 +87,22 @@ def _svd(shape: tuple[int, int], rank: int) -> Problem:
     array = _array(*shape)
     ours = partial(jax.jit(partial(factors.truncated_svd, rank=rank)), jnp.asarray(array))
     theirs = partial(truncated_svd, n_eigenvecs=rank)
-    rebuilt = lambda found: np.asarray(found[0]) * np.asarray(found[1]) @ np.asarray(found[2])
-    return Problem(f"SVD of {_size(shape)}", array, ours, lambda f: f[0] @ f[1], theirs, rebuilt)
+    return Problem(f"SVD of {_size(shape)}", array, ours, lambda f: f[0] @ f[1], theirs, _product)
+
+
+def _randomized(shape: tuple[int, int], rank: int) -> Problem:
+    from tensorly.tenalg.svd import randomized_svd  # pyright: ignore[reportMissingImports]
+
+    array = _array(*shape)
+    compiled = jax.jit(partial(factors.randomized_svd, rank=rank, iterations=2))
+    ours = partial(compiled, jnp.asarray(array), key=jax.random.key(0))
+    theirs = partial(randomized_svd, n_eigenvecs=rank, n_oversamples=10, n_iter=2, random_state=0)
+    return Problem(f"randomized SVD of {_size(shape)}", array, ours, lambda f: f[0] @ f[1], theirs, _product)
+
+
+def _product(found: Any) -> np.ndarray:
+    u, s, v = map(np.asarray, found)
+    return u * s @ v
 
 
 def _tucker(shape: tuple[int, ...], rank: int) -> Problem:

@@ -1,5 +1,6 @@
 """Matrix factors: truncated singular value decomposition and the rank that an energy asks for."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -12,8 +13,27 @@ def truncated_svd(matrix: Float[Array, "m n"], rank: int) -> tuple[Float[Array, 
     The squared error equals the tail energy, the sum of the squared singular values left out.
     """
     u, s, vt = jnp.linalg.svd(matrix.astype(jnp.float32), full_matrices=False)  # LAPACK knows no half precision
-    root = jnp.sqrt(s[:rank])
-    return (u[:, :rank] * root[None, :]).astype(matrix.dtype), (root[:, None] * vt[:rank]).astype(matrix.dtype)
+    u, v = _shared(u, s, vt, rank)
+    return u.astype(matrix.dtype), v.astype(matrix.dtype)
+
+
+def randomized_svd(
+    matrix: Float[Array, "m n"], rank: int, key: Array, *, oversampling: int = 10, iterations: int = 4
+) -> tuple[Float[Array, "m rank"], Float[Array, "rank n"]]:
+    """Factors `matrix` as `truncated_svd` does, but nearly: within a random sketch of ``rank + oversampling`` columns.
+
+    Halko, Martinsson & Tropp 2011 (arXiv:0909.4061): a basis of the range by `iterations` of subspace iteration (alg.
+    4.4), and the decomposition of what is in it (alg. 5.1). The flatter the spectrum, the more of them it takes.
+    """
+    full = matrix.astype(jnp.float32)
+    columns = min(rank + oversampling, *matrix.shape)
+    basis, _ = jnp.linalg.qr(full @ jax.random.normal(key, (matrix.shape[1], columns)))
+    for _ in range(iterations):
+        rows, _ = jnp.linalg.qr(full.T @ basis)
+        basis, _ = jnp.linalg.qr(full @ rows)
+    u, s, vt = jnp.linalg.svd(basis.T @ full, full_matrices=False)
+    u, v = _shared(basis @ u, s, vt, rank)
+    return u.astype(matrix.dtype), v.astype(matrix.dtype)
 
 
 def energy_rank(matrix: Float[Array, "m n"], energy: float) -> int:
@@ -23,3 +43,8 @@ def energy_rank(matrix: Float[Array, "m n"], energy: float) -> int:
     squared = jnp.square(s)
     short = int(jnp.sum(jnp.cumsum(squared) < energy * jnp.sum(squared)))  # ranks that hold too little
     return max(1, numerical if energy == 1 else min(short + 1, numerical))
+
+
+def _shared(u: Array, s: Array, vt: Array, rank: int) -> tuple[Array, Array]:
+    root = jnp.sqrt(s[:rank])
+    return u[:, :rank] * root[None, :], root[:, None] * vt[:rank]

@@ -43,6 +43,16 @@ def test_the_error_of_a_convolution_is_its_tail_energy(rank):
     np.testing.assert_allclose(squared_error(leaf, kernel), tail_energy(kernel, rank), rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize(("shape", "split"), [((60, 50), "channel"), ((3, 3, 12, 16), "spatial")])
+def test_a_randomized_decomposition_is_nearly_as_good(shape, split, key):
+    params = {name: gaussian(*shape) for name in "wx"}
+    exact, near = (svd(".", rank=6, split=split, key=given).init(params) for given in (None, key))
+    assert squared_error(near["w"], params["w"]) < 1.02 * squared_error(exact["w"], params["w"])
+    assert not np.array_equal(near["w"].u, near["x"].u)  # each path has its own draw
+    with pytest.raises(ValueError, match="either a metric or the key"):
+        svd("w", rank=6, key=key, metric={"w": jnp.ones(60)})
+
+
 def test_a_factorized_convolution_is_two_convolutions():
     kernel, images = gaussian(3, 3, 4, 6), gaussian(2, 8, 8, 4, seed=1)
     leaf = svd("w", rank=3).init({"w": kernel})["w"]

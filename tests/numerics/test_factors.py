@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.utils.extmath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.numerics.factors import energy_rank, truncated_svd
+from jaxcompress.numerics.factors import energy_rank, randomized_svd, truncated_svd
 
 SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = st.sampled_from([(4, 7), (6, 3), (1, 4)])
 truncate = jax.jit(truncated_svd, static_argnums=1)
+randomize = jax.jit(randomized_svd, static_argnums=1)
 
 
 def gaussian(seed: int, shape: tuple[int, int]) -> np.ndarray:
@@ -47,6 +49,34 @@ def test_a_matrix_of_low_rank_is_reproduced():
     matrix = gaussian(1, (8, 2)) @ gaussian(2, (2, 6))
     u, v = truncated_svd(jnp.asarray(matrix), 2)
     np.testing.assert_allclose(u @ v, matrix, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS, st.sampled_from([(40, 25), (25, 40)]))
+def test_the_randomized_factors_miss_hardly_more_than_the_tail(seed, shape):
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.standard_normal((size, 25)))[0] for size in shape)
+    s = 0.8 ** np.arange(25)
+    matrix = jnp.asarray((left * s) @ right.T, jnp.float32)
+    u, v = randomize(matrix, 5, jax.random.key(seed))
+    missed = np.square(matrix - np.asarray(u, np.float64) @ np.asarray(v, np.float64)).sum()
+    assert np.square(s[5:]).sum() * (1 - 1e-4) <= missed <= np.square(s[5:]).sum() * 1.001
+    np.testing.assert_allclose(u.T @ u, v @ v.T, atol=1e-5)  # evenly shared
+
+
+def test_a_sketch_of_all_columns_is_the_truncation_and_scikit_learn_agrees():
+    matrix = gaussian(3, (30, 12))
+    u, v = randomized_svd(jnp.asarray(matrix), 4, jax.random.key(0))
+    np.testing.assert_allclose(u @ v, np.matmul(*truncated_svd(jnp.asarray(matrix), 4)), atol=1e-4)
+    left, s, right = sklearn.utils.extmath.randomized_svd(matrix, 4, random_state=0)
+    np.testing.assert_allclose(u @ v, left * s @ right, atol=1e-3)
+
+
+def test_a_randomized_decomposition_is_that_of_its_key():
+    matrix = jnp.asarray(gaussian(4, (40, 30)))
+    one, again, other = (randomize(matrix, 3, jax.random.key(seed))[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert float(jnp.max(jnp.abs(one - other))) > 1e-6
 
 
 @pytest.mark.parametrize(
