@@ -100,7 +100,13 @@ def test_factorize_has_every_row_and_no_share_is_passed(monkeypatch, tmp_path):
         assert float(share.rstrip("%")) / 100 <= factorized.SHARES[words] + 0.01
     assert {(subject, against) for subject, _, against, _ in rows[6:]} == {
         (subject, against)
-        for subject in ("SVD of 16x12", "Tucker-2 of 3x3x8x8", "CP of 3x3x8x8", "tensor train of 3x3x8x8")
+        for subject in (
+            "SVD of 16x12",
+            "randomized SVD of 16x12",
+            "Tucker-2 of 3x3x8x8",
+            "CP of 3x3x8x8",
+            "tensor train of 3x3x8x8",
+        )
         for against in (decompositions.NUMPY, decompositions.JAX)
     }
     exact = [difference for subject, _, _, difference in rows[6:] if not subject.startswith("CP")]
