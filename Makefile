@@ -21,15 +21,16 @@ $(READY): pyproject.toml constraints.txt
 demo: env  ## the four families on digits, down to a TFLite file; about two minutes
 	$(BIN)/python scripts/demo.py
 
-test: env  ## the tests, without those marked slow
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+# Most of their time is the compiler's, so these are compiled quickly; all other targets compile as users do.
+test: env  ## the tests, without those marked slow and those against other libraries
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' --ignore tests/peers
 
 test-all: env  ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
-peers: env  ## parity with PyTorch as well (installs torch)
+peers: env  ## parity with LiteRT, PyTorch and others (installs torch)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
-	$(BIN)/python -m pytest -n auto tests/peers -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/peers -m 'not slow'
 
 lint: env  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -73,7 +73,7 @@ def assert_equal_trees(a, b):
 def test_update_keeps_structure_shapes_and_dtypes(make):
     transform = make(".*kernel")
     before = transform.init(params())
-    after = transform.update(before, jnp.int32(3), grads=None, key=None, batch=None)
+    after = jax.eval_shape(lambda tree: transform.update(tree, jnp.int32(3), grads=None, key=None, batch=None), before)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert avals(after) == avals(before)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(after))
@@ -82,7 +82,7 @@ def test_update_keeps_structure_shapes_and_dtypes(make):
 @EVERY_TRANSFORM
 def test_dense_shapes_and_the_other_leaves_are_kept(make):
     out = make(".*kernel").init(params())
-    assert avals(densify(out)) == avals(params())
+    assert avals(jax.eval_shape(densify, out)) == avals(params())
     for path, leaf in flatten(out).items():
         assert is_compressed(leaf) == path.endswith("kernel")
         if not is_compressed(leaf):

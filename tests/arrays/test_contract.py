@@ -317,7 +317,7 @@ def test_vmap_over_stacked_leaves_gives_each_dense_array(name):
     leaf = LEAVES[name]()
     stack = jax.tree.map(lambda a: jnp.stack([a, jnp.flip(a)]), leaf)
     single = jax.tree.map(lambda a: a[1], stack)
-    out = jax.vmap(dense)(stack)
+    out = jax.jit(jax.vmap(dense))(stack)
     assert out.shape == (2, *leaf.shape)
     expected = np.asarray(single.dense(), np.float32)
     np.testing.assert_allclose(np.asarray(out[1], np.float32), expected, rtol=1e-5, atol=1e-5)

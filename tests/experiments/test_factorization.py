@@ -25,8 +25,7 @@ def macs(params):
     return jc.macs(build.predictor(EXPERIMENT.model, 10), params, example)
 
 
-@pytest.mark.parametrize("form", ["svd", "spatial", "tucker2"])
-@pytest.mark.parametrize("damage", ["error", "loss"])
+@pytest.mark.parametrize(("form", "damage"), [("svd", "loss"), ("spatial", "error"), ("tucker2", "error")])
 def test_multiply_adds_are_within_the_budget(data, form, damage):
     params = build.random_params(EXPERIMENT, data, "init")
     spec = config.Budget("conv2/kernel", form, 0.6, damage, examples=20)
