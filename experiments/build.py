@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +17,12 @@ from experiments.activations import rounded
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
 from experiments.variables import STATISTICS, joined, variables
-from jaxcompress.paths import Params, rewrite
+from jaxcompress.paths import Params, named_key, rewrite
 
 
 def seed_key(seed: int, purpose: str) -> jax.Array:
     """Returns the random key of one purpose (``init``, ``batches of pruned``), independent of all others."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
+    return named_key(jax.random.key(seed), purpose)
 
 
 def model(spec: config.Model, classes: int) -> nn.Module:

@@ -21,6 +21,7 @@ from jaxcompress.interpreters import macs as macs
 from jaxcompress.interpreters import patches as patches
 from jaxcompress.interpreters import read as read
 from jaxcompress.interpreters import smaller as smaller
+from jaxcompress.interpreters import taps as taps
 from jaxcompress.interpreters import uses as uses
 from jaxcompress.ledger import Ledger as Ledger
 from jaxcompress.ledger import ledger as ledger

@@ -7,6 +7,7 @@ left of a `Sliced` weight has the path of the whole; `Zeros`, of which nothing i
 
 import difflib
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -101,6 +102,11 @@ def replaced(params: Params, leaves: Mapping[str, Any]) -> Params:
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: leaves.get(path_text(keys), leaf), params, is_leaf=is_compressed
     )
+
+
+def named_key(key: jax.Array, name: str) -> jax.Array:
+    """Returns the random key that belongs to `name` (the path of a leaf, a purpose), independent of all others."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def did_you_mean(word: str, allowed: list[str]) -> str:

@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxcompress.arrays import LowRank, Masked, Zeros
-from jaxcompress.paths import did_you_mean, flatten, names, path_text, replaced, rewrite, select
+from jaxcompress.paths import did_you_mean, flatten, named_key, names, path_text, replaced, rewrite, select
 
 
 def tree():
@@ -110,3 +111,9 @@ def test_weights_that_are_gone_are_selected_by_no_pattern():
     assert names(params) == ["b"] and list(select(params, ".*")) == ["b"]
     with pytest.raises(ValueError, match="pattern 'a' matches no parameter"):
         select(params, "a")
+
+
+def test_the_key_of_a_name_is_its_own_and_the_same_every_time():
+    key = jax.random.key(0)
+    assert named_key(key, "a") == jax.random.fold_in(key, 0xE8B7BE43)  # the CRC-32 of "a"
+    assert len({jax.random.bits(named_key(key, name)).item() for name in ("fc1/kernel", "fc2/kernel", "")}) == 3

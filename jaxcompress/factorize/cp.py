@@ -1,6 +1,5 @@
 """Canonical polyadic decomposition of convolutions."""
 
-import zlib
 from collections.abc import Mapping
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array
 from jaxcompress.arrays import CP, CompressedArray
 from jaxcompress.factorize.factoring import check_axes, factorization
 from jaxcompress.numerics import cp as numerics
+from jaxcompress.paths import named_key
 from jaxcompress.transform import Transform
 
 _LARGEST = 100.0  # norm of a component over that of the kernel: beyond it components cancel, and training diverges
@@ -50,7 +50,7 @@ def cp(
     def factors(path: str, kernel: Array) -> CompressedArray:
         check_axes(path, kernel, "cp", 4)
         number = rank[path] if isinstance(rank, Mapping) else rank
-        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        own = named_key(key, path)
         fits = [numerics.cp(kernel, number, jax.random.fold_in(own, i), sweeps) for i in range(tries)]
         sound = [fit for fit in fits if float(fit.largest) <= _LARGEST and bool(jnp.isfinite(fit.error))]
         if not sound:

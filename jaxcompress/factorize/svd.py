@@ -1,10 +1,8 @@
 """Truncated singular value decomposition of dense kernels and of convolutions."""
 
-import zlib
 from collections.abc import Mapping
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -14,6 +12,7 @@ from jaxcompress.factorize import ranks
 from jaxcompress.factorize.factoring import check_axes, factorization
 from jaxcompress.numerics.factors import randomized_svd, truncated_svd
 from jaxcompress.numerics.weighted import weighted_svd
+from jaxcompress.paths import named_key
 from jaxcompress.transform import Transform
 
 
@@ -62,7 +61,7 @@ def svd(
 
     def factors(path: str, matrix: Array, number: int) -> tuple[Array, Array]:
         if key is not None:
-            return randomized_svd(matrix, number, jax.random.fold_in(key, zlib.crc32(path.encode())))
+            return randomized_svd(matrix, number, named_key(key, path))
         if metric is not None:
             return weighted_svd(matrix, number, _metric_of(metric, path, len(matrix)))
         return truncated_svd(matrix, number)

@@ -12,5 +12,6 @@ from jaxcompress.interpreters.lift import lift as lift
 from jaxcompress.interpreters.lift import smaller as smaller
 from jaxcompress.interpreters.patches import patches as patches
 from jaxcompress.interpreters.read import read as read
+from jaxcompress.interpreters.taps import taps as taps
 from jaxcompress.interpreters.uses import Use as Use
 from jaxcompress.interpreters.uses import uses as uses

@@ -1,6 +1,5 @@
 """Weight sharing: a k-means codebook per array, then trained (Han, Mao & Dally 2016, arXiv:1510.00149, section 3)."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from jax import Array
 
 from jaxcompress.arrays import Clustered, CompressedArray, Masked
 from jaxcompress.numerics import codebooks
-from jaxcompress.paths import Params, rewrite, select
+from jaxcompress.paths import Params, named_key, rewrite, select
 from jaxcompress.transform import Transform, identity_update, owned
 
 Scope = Literal["layer", "global"]
@@ -54,7 +53,7 @@ def codebook(
         together = [list(weights)] if scope == "global" and weights else [[path] for path in weights]
         leaves: dict[str, Clustered] = {}
         for paths in together:
-            leaf_key = None if key is None else jax.random.fold_in(key, zlib.crc32(" ".join(paths).encode()))
+            leaf_key = None if key is None else named_key(key, " ".join(paths))
             leaves |= _shared({path: weights[path] for path in paths}, bits, initial, leaf_key, owner)
 
         def wrap(path: str, leaf: Any) -> Any:

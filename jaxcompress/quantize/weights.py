@@ -1,7 +1,6 @@
 """Affine fake quantization of weights."""
 
 import itertools
-import zlib
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxcompress.arrays import Dithered, FakeQuantized
-from jaxcompress.paths import Params, rewrite
+from jaxcompress.paths import Params, named_key, rewrite
 from jaxcompress.schedules import Schedule
 from jaxcompress.transform import Transform, identity_update, owned, rewrite_owned
 
@@ -79,7 +78,7 @@ def weights(
             return params
         if key is None:
             raise ValueError(f"stochastic rounding for pattern {pattern!r} is drawn by each update, which needs a key")
-        of_step = jax.random.fold_in(jax.random.fold_in(key, step), zlib.crc32(owner.encode()))
+        of_step = named_key(jax.random.fold_in(key, step), owner)
         places = itertools.count()
         return rewrite_owned(params, owner, lambda leaf: _drawn(leaf, jax.random.fold_in(of_step, next(places))))
 
