@@ -127,7 +127,7 @@ class _Model(NamedTuple):
         return [var for var in read if var not in made]
 
     def _given_by(self, inside: list[core.JaxprEqn]) -> list[core.Var]:
-        """Lists what a scope makes for others; what is only handed out, as statistics are, counts if nothing else is."""
+        """Lists what a scope makes for others; what is only handed out counts if nothing else does."""
         made = dict.fromkeys(var for equation in inside for var in self._activations(equation.outvars))
         within = {id(equation) for equation in inside}
         others = {var for e in self.equations if id(e) not in within for var in self._activations(e.invars)}

@@ -105,7 +105,8 @@ def test_gradients_pass_through_taps_under_jit(linen):
     tapped = jc.taps(model.apply, ["block1"])
     loss = lambda v: jnp.sum(tapped(v, X)[1]["block1"] ** 2)
     plain = lambda v: jnp.sum(captured(model, v)["block1"]["__call__"][0] ** 2)
-    for one, other in zip(*map(jax.tree.leaves, (jax.jit(jax.grad(loss))(variables), jax.grad(plain)(variables)))):
+    ours, theirs = jax.jit(jax.grad(loss))(variables), jax.grad(plain)(variables)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
