@@ -2,8 +2,8 @@
 
 import math
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from experiments import config, lc_weights, models, tflite_weights
 from experiments.activations import rounded
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
+from experiments.teaching import Heard
 from experiments.variables import STATISTICS, joined, variables
 from jaxcompress.paths import Params, named_key, rewrite
 
@@ -87,13 +88,33 @@ def scaled(images: jax.Array) -> jax.Array:
 
 
 def predictor(
-    spec: config.Model, classes: int, activations: config.Activations | None = None, *, training: bool = False
+    spec: config.Model, classes: int, activations: config.Activations | None = None
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1].
 
-    With `activations` they are rounded in the ranges that `params` hold. A teacher's stands in the `training` of
-    another model, where convolutions run as those of `trainer` do.
+    With `activations` they are rounded in the ranges that `params` hold.
     """
+    return jc.lift(_logits(spec, classes, activations))
+
+
+def speaker(
+    spec: config.Model, classes: int, activations: config.Activations | None, taps: Sequence[str]
+) -> Callable[[Any, jax.Array], Heard]:
+    """Returns ``heard(params, images)`` of a teacher within the training of another model: its logits and `taps`.
+
+    It runs as `predictor` does, but convolutions as those of `trainer`.
+    """
+    logits = _logits(spec, classes, activations)
+    if not taps:
+        plain = _in_training(jc.lift(logits))
+        return lambda params, images: Heard(plain(params, images), {})
+    tapped = _in_training(jc.taps(logits, taps))
+    return lambda params, images: Heard(*tapped(params, images))
+
+
+def _logits(
+    spec: config.Model, classes: int, activations: config.Activations | None
+) -> Callable[[Any, jax.Array], jax.Array]:
     module = model(spec, classes)
 
     def logits(params: Any, images: jax.Array) -> Any:
@@ -102,16 +123,27 @@ def predictor(
             return rounded(module, activations, params, images)
         return module.apply(variables(params), images)
 
-    return _in_training(jc.lift(logits)) if training else jc.lift(logits)
+    return logits
+
+
+class Outputs(NamedTuple):
+    """Holds what a model gives in training.
+
+    `statistics` are the running ones after these images, to replace those before, and empty for a model without batch
+    normalization; `taps` are the activations that were asked for.
+    """
+
+    logits: jax.Array
+    statistics: Any
+    taps: dict[str, jax.Array]
 
 
 def trainer(
-    spec: config.Model, classes: int, activations: config.Activations | None = None
-) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]:
-    """Returns ``outputs(params, images, key) -> (logits, statistics)`` of the lifted model for training.
+    spec: config.Model, classes: int, activations: config.Activations | None = None, taps: Sequence[str] = ()
+) -> Callable[[Any, jax.Array, jax.Array], Outputs]:
+    """Returns ``outputs(params, images, key)`` of the lifted model for training, with the `taps` that are named.
 
-    Dropout is drawn from `key`. `statistics` are the running ones after these images, to replace those of `params`, and
-    empty for a model without batch normalization. On CPU convolutions run as patches, since XLA's leave their fast path
+    Dropout is drawn from `key`. On CPU convolutions run as patches, since XLA's leave their fast path
     inside the compiled epoch. With `activations` they are rounded in the ranges that `params` hold; the model is then
     the graph of a device, which has neither dropout nor a batch normalization in training: ValueError for these.
     """
@@ -125,7 +157,16 @@ def trainer(
         options = {"train": True, "rngs": {"dropout": key}, "mutable": [STATISTICS]}
         return module.apply(variables(params), scaled(images), **options)
 
-    return _in_training(jc.lift(outputs))
+    run = _in_training(jc.taps(outputs, taps) if taps else jc.lift(outputs))
+
+    def found(params: Any, images: jax.Array, key: jax.Array) -> Outputs:
+        if not taps:
+            logits, statistics = run(params, images, key)
+            return Outputs(logits, statistics, {})
+        (logits, statistics), activations = run(params, images, key)
+        return Outputs(logits, statistics, activations)
+
+    return found
 
 
 def _in_training(lifted: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,20 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, factorization, learning, recipes, removal, scoring, train
+from experiments import build, config, factorization, learning, recipes, removal, scoring, teaching, train
 from experiments.activations import with_ranges
 from experiments.augmentation import augmented
 from experiments.data import Dataset, drawn
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
+from jaxcompress.paths import named_key
 
-# What a teacher says: its logits (examples, classes) for all training images, without columns if there is none; or, of
-# images that are changed at random, a function of a batch of them.
-Taught = np.ndarray | Callable[[jax.Array], jax.Array]
+# What a teacher says: its logits (examples, classes) for all training images, without columns if there is none; or a
+# function of a batch of them, where they are changed at random or more than logits is asked for.
+Taught = np.ndarray | Callable[[jax.Array], teaching.Heard]
 
 Made = Callable[[config.Experiment], Any]  # the parameters that an experiment ends with
 
 _RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
+_LESSON_EXAMPLES = 500  # training images from whose activations lessons begin
 
 
 def training(experiment: config.Experiment) -> config.Stage:
@@ -43,6 +45,35 @@ def teacher(experiment: config.Experiment) -> config.Experiment | None:
     if distill.teacher.data != experiment.data:
         raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
     return distill.teacher
+
+
+def in_step(stage: config.Stage) -> bool:
+    """Tells whether the teacher of a stage has to be heard in every step."""
+    return bool(stage.augment or (stage.distill is not None and stage.distill.knowledge))
+
+
+def speaker(experiment: config.Experiment, data: Dataset, params: Any) -> Callable[[jax.Array], teaching.Heard]:
+    """Returns the teacher of the last stage, which has these parameters, as a function of a batch of images."""
+    stage, of = training(experiment), teacher(experiment)
+    assert stage.distill is not None and of is not None
+    _, taps = teaching.tapped(stage.distill.knowledge)
+    return partial(build.speaker(of.model, data.classes, of.activations, taps), params)
+
+
+def transfer_set(experiment: config.Experiment, data: Dataset, taught: Taught) -> tuple[Dataset, Taught]:
+    """Returns the data with the training images of the last stage's transfer set alone, and what is said of them.
+
+    Raises ValueError for classes that are not in the data.
+    """
+    distill = training(experiment).distill
+    if distill is None or not distill.classes:
+        return data, taught
+    unknown = sorted(set(distill.classes) - set(range(data.classes)))
+    if unknown:
+        raise ValueError(f"transfer set: there is no class {unknown[0]}; there are 0 to {data.classes - 1}")
+    chosen = np.isin(data.train.labels, distill.classes)
+    train_set = data.train._replace(images=data.train.images[chosen], labels=data.train.labels[chosen])
+    return data._replace(train=train_set), taught if callable(taught) else taught[chosen]
 
 
 def given(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path | None, made: Made) -> Any:
@@ -84,6 +115,7 @@ class Plan(NamedTuple):
     def of(cls, experiment: config.Experiment, data: Dataset, taught: Taught) -> "Plan":
         """Builds the last stage of an experiment."""
         stage = training(experiment)
+        data, taught = transfer_set(experiment, data, taught)
         size = len(data.train.labels)
         if not 0 < stage.batch <= size:
             raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
@@ -93,12 +125,15 @@ class Plan(NamedTuple):
             raise ValueError(f"stage {stage.name!r} changes its sparsity: its best epoch would be one before the end")
         epoch_steps = size // stage.batch
         optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
-        outputs = build.trainer(experiment.model, data.classes, experiment.activations)
+        knowledge = stage.distill.knowledge if stage.distill is not None else ()
+        taps, _ = teaching.tapped(knowledge)
+        outputs = build.trainer(experiment.model, data.classes, experiment.activations, taps)
         setting = recipes.Setting(epoch_steps, experiment.seed, loss=_plain_loss(outputs, stage.loss))
         recipe = recipes.recipe(stage, setting) if stage.lc is None else jc.chain()
         of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
         strength = learning.strength(stage.lc, epoch_steps) if stage.lc is not None else None
-        objective = train.Objective(*of_teacher, stage.loss, stage.slimming, strength)
+        lessons = teaching.Lessons.of(knowledge) if knowledge else None
+        objective = train.Objective(*of_teacher, stage.loss, stage.slimming, strength, lessons)
         logits = np.zeros((size, 0), np.float32) if callable(taught) else taught
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(logits))
         program = train.epoch_program(
@@ -124,14 +159,42 @@ class Plan(NamedTuple):
                 partial(learning.handed_on, compress),
             )
         without_noise = recipes.handed_on(stage)
+
+        def begun(params: Any) -> train.State:
+            state = train.begin(params, optimiser)
+            if lessons is None:
+                return state
+            assert callable(taught)
+            batch = _first_batch(outputs, taught, data, params, experiment.seed, key)
+            learned, kept = lessons.begin(batch.key, batch, examples.labels)
+            jax.eval_shape(lessons.loss, learned, kept, batch)  # what does not fit is found before training
+            return state._replace(teaching=train.Teaching(learned, optimiser.init(learned), kept))
+
         return cls(
             program,
             predictor,
             examples,
             key,
-            lambda params, rewound: train.begin(_begun(experiment, data, setting, params, rewound), optimiser),
+            lambda params, rewound: begun(_begun(experiment, data, setting, params, rewound)),
             lambda state: without_noise(train.params_of(state)),
         )
+
+
+def _first_batch(
+    outputs: Callable[..., build.Outputs],
+    taught: Callable[[jax.Array], teaching.Heard],
+    data: Dataset,
+    params: Any,
+    seed: int,
+    key: jax.Array,
+) -> teaching.Batch:
+    """Returns what both networks say of training images drawn by the seed, from which lessons begin."""
+    chosen = drawn(data.train, _LESSON_EXAMPLES, seed)
+    images = jnp.asarray(chosen.images)
+    made = jax.jit(outputs)(params, images, key)
+    labels = jnp.asarray(chosen.labels)
+    student = teaching.Heard(made.logits, made.taps)
+    return teaching.Batch(student, jax.jit(taught)(images), labels, jnp.arange(len(labels)), named_key(key, "lessons"))
 
 
 def _unfinished(technique: config.Technique) -> bool:
@@ -139,11 +202,11 @@ def _unfinished(technique: config.Technique) -> bool:
     return isinstance(technique, config.ACDC) or getattr(technique, "ramp", None) is not None
 
 
-def _plain_loss(outputs: Callable[..., tuple[jax.Array, Any]], kind: str) -> Callable[[Any, train.Examples], jax.Array]:
+def _plain_loss(outputs: Callable[..., build.Outputs], kind: str) -> Callable[[Any, train.Examples], jax.Array]:
     """Returns the loss of a batch by its labels alone; dropout is drawn alike for all batches."""
 
     def loss(params: Any, examples: train.Examples) -> jax.Array:
-        logits, _ = outputs(params, examples.images, jax.random.key(0))
+        logits = outputs(params, examples.images, jax.random.key(0)).logits
         return train.LOSSES[kind](logits, examples.labels).mean()
 
     return loss

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import config
 from experiments.data import Dataset
-from experiments.plan import Plan, given, rewound, teacher
+from experiments.plan import Plan, Taught, given, in_step, rewound, speaker, teacher, training
 
 
 class Rehearsal:
@@ -33,8 +33,11 @@ class Rehearsal:
         params = given(experiment, self._data, self._data_dir, self.begin)
         if isinstance(experiment.stages[-1], config.PostTraining):
             return params
+        taught: Taught = np.zeros((len(self._data.train.labels), 0), np.float32)
         if (of := teacher(experiment)) is not None:
-            self.begin(of)
-        plan = Plan.of(experiment, self._data, np.zeros((len(self._data.train.labels), 0), np.float32))
+            params_of_teacher = self.begin(of)
+            if in_step(training(experiment)):
+                taught = speaker(experiment, self._data, params_of_teacher)
+        plan = Plan.of(experiment, self._data, taught)
         to = rewound(experiment, self._data, self._data_dir, self.begin)
         return plan.handed_on(plan.begin(params, to))

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.plan import Made, Plan, Taught, given, rewound, teacher, training
+from experiments.plan import Made, Plan, Taught, given, in_step, rewound, speaker, teacher, training
 from jaxcompress.export.files import write_whole
 
 
@@ -211,8 +211,8 @@ def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) ->
     if of is None:
         return np.zeros((len(data.train.labels), 0), np.float32)
     params = run(of, settings).params()
-    if training(experiment).augment:
-        return partial(build.predictor(of.model, data.classes, of.activations, training=True), params)
+    if in_step(training(experiment)):
+        return speaker(experiment, data, params)
     return evaluate.predict(build.predictor(of.model, data.classes, of.activations), params, data.train.images)
 
 

@@ -10,9 +10,11 @@ import optax
 from jax import Array, lax
 
 import jaxcompress as jc
+from experiments.build import Outputs
+from experiments.teaching import Batch, Heard, Lessons
 from experiments.variables import cut_like, split
 
-_AUGMENTATION = 1  # folded into the key of a step, which dropout is drawn by
+_AUGMENTATION, _LESSONS = 1, 2  # folded into the key of a step, which dropout is drawn by
 
 
 class State(NamedTuple):
@@ -24,6 +26,15 @@ class State(NamedTuple):
     step: Array  # optimiser updates so far, int32
     statistics: Any = {}  # running ones of batch normalization, moved by no optimiser and no recipe
     constraint: Any = ()  # what ties the weights to compressed ones, in the LC algorithm
+    teaching: Any = ()  # what a student's lessons train and keep, if it has any
+
+
+class Teaching(NamedTuple):
+    """Holds what the lessons of a student train, by an optimiser's state of their own, and what they keep."""
+
+    learned: Any
+    opt_state: Any
+    kept: Any
 
 
 class Examples(NamedTuple):
@@ -37,8 +48,8 @@ class Examples(NamedTuple):
 class Objective(NamedTuple):
     """Weighs the loss: `distill` of it from the teacher at `temperature`, the rest, of a kind, from the labels.
 
-    To that come the penalty of network slimming, of strength `slimming`, and that of the LC algorithm, of the strength
-    ``constraint(step)``.
+    To that come the penalty of network slimming, of strength `slimming`, that of the LC algorithm, of the strength
+    ``constraint(step)``, and the losses of `lessons`.
     """
 
     distill: float = 0.0
@@ -46,6 +57,7 @@ class Objective(NamedTuple):
     labels: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
     slimming: float = 0.0
     constraint: Callable[[Array], Array] | None = None
+    lessons: Lessons | None = None
 
 
 def begin(params: Any, optimiser: optax.GradientTransformation) -> State:
@@ -73,7 +85,7 @@ LOSSES = {"cross-entropy": optax.softmax_cross_entropy_with_integer_labels, "squ
 
 
 def epoch_program(
-    outputs: Callable[[Any, Array, Array], tuple[Array, Any]],
+    outputs: Callable[[Any, Array, Array], Outputs],
     optimiser: optax.GradientTransformation,
     recipe: jc.Transform,
     objective: Objective,
@@ -81,14 +93,14 @@ def epoch_program(
     *,
     moves_masks: bool = False,
     augment: Callable[[Array, Array], Array] | None = None,
-    teacher: Callable[[Array], Array] | None = None,
+    teacher: Callable[[Array], Heard] | None = None,
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
     """Compiles ``epoch(state, examples, key) -> (state, mean loss)``: one pass in an order drawn from `key`.
 
     `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
     that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step. Images
-    are changed by ``augment(images, key)``; ``teacher(images)`` gives the logits for what becomes of them, where those
-    of the examples are of the images as they were.
+    are changed by ``augment(images, key)``; ``teacher(images)`` is heard on what becomes of them, where the logits of
+    the examples are of the images as they were. Lessons need it.
     """
     loss = _loss(outputs, objective)
 
@@ -103,16 +115,22 @@ def epoch_program(
             key = jax.random.fold_in(step_key, state.step)
             if augment is not None:
                 chosen = chosen._replace(images=augment(chosen.images, jax.random.fold_in(key, _AUGMENTATION)))
-            if teacher is not None:
-                chosen = chosen._replace(teacher=teacher(chosen.images))
-            (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(state.trainable, state, chosen, key)
+            heard = Heard(chosen.teacher, {}) if teacher is None else teacher(chosen.images)
+            learned = state.teaching.learned if objective.lessons is not None else ()
+            slope = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+            (value, after), (grads, lesson_grads) = slope(state.trainable, learned, state, chosen, heard, indices, key)
             updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
             moved = jc.combine(optax.apply_updates(state.trainable, updates), state.fixed)
             params = recipe.update(moved, state.step + 1, grads=grads, key=key, batch=chosen)
             trainable, fixed = jc.partition(params)
             if moves_masks:
                 opt_state = jc.prune.mask_moments(opt_state, params)
-            return State(trainable, fixed, opt_state, state.step + 1, statistics, state.constraint), value
+            teaching = state.teaching
+            if objective.lessons is not None:
+                teaching = _taught(teaching, optimiser, lesson_grads, after.kept)
+            return State(
+                trainable, fixed, opt_state, state.step + 1, after.statistics, state.constraint, teaching
+            ), value
 
         state, losses = lax.scan(step, state, order)
         return state, losses.mean()
@@ -120,24 +138,42 @@ def epoch_program(
     return epoch
 
 
-def _loss(
-    outputs: Callable[[Any, Array, Array], tuple[Array, Any]], objective: Objective
-) -> Callable[[Any, State, Examples, Array], tuple[Array, Any]]:
-    """Returns ``loss(trainable, state, examples, key) -> (mean loss, statistics after these examples)``."""
+class _After(NamedTuple):
+    """Holds what a batch leaves besides gradients: statistics, and what lessons keep."""
 
-    def loss(trainable: Any, state: State, examples: Examples, key: Array) -> tuple[Array, Any]:
+    statistics: Any
+    kept: Any
+
+
+def _taught(teaching: Teaching, optimiser: optax.GradientTransformation, grads: Any, kept: Any) -> Teaching:
+    """Moves what lessons train."""
+    updates, opt_state = optimiser.update(grads, teaching.opt_state, teaching.learned)
+    return Teaching(optax.apply_updates(teaching.learned, updates), opt_state, kept)
+
+
+def _loss(outputs: Callable[[Any, Array, Array], Outputs], objective: Objective) -> Callable[..., tuple[Array, _After]]:
+    """Returns ``loss(trainable, learned, state, examples, heard, indices, key) -> (mean loss, what it leaves)``."""
+
+    def loss(
+        trainable: Any, learned: Any, state: State, examples: Examples, heard: Heard, indices: Array, key: Array
+    ) -> tuple[Array, _After]:
         params = params_of(state._replace(trainable=trainable))
-        logits, statistics = outputs(params, examples.images, key)
-        total = LOSSES[objective.labels](logits, examples.labels)
+        made = outputs(params, examples.images, key)
+        total, kept = LOSSES[objective.labels](made.logits, examples.labels), ()
         if objective.distill:
-            soft = jc.distill.kd(logits, examples.teacher, objective.temperature)
+            soft = jc.distill.kd(made.logits, heard.logits, objective.temperature)
             total = (1 - objective.distill) * total + objective.distill * soft
+        if objective.lessons is not None:
+            own = jax.random.fold_in(key, _LESSONS)
+            batch = Batch(Heard(made.logits, made.taps), heard, examples.labels, indices, own)
+            losses, kept = objective.lessons.loss(learned, state.teaching.kept, batch)
+            total = total + losses
         mean = total.mean()
         if objective.slimming:
             mean = mean + jc.prune.slimming_penalty(params, strength=objective.slimming)
         if objective.constraint is not None:
             mean = mean + jc.lc.penalty(params, state.constraint, objective.constraint(state.step))
-        return mean, cut_like(statistics, state.statistics)
+        return mean, _After(cut_like(made.statistics, state.statistics), kept)
 
     return loss
 

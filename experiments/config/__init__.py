@@ -5,6 +5,15 @@ are to meet them. The classes are the documentation of the YAML: a field here is
 classes may stand the key ``type`` names it.
 """
 
+from experiments.config.distillation import DIST as DIST
+from experiments.config.distillation import DKD as DKD
+from experiments.config.distillation import NKD as NKD
+from experiments.config.distillation import Contrast as Contrast
+from experiments.config.distillation import Features as Features
+from experiments.config.distillation import Knowledge as Knowledge
+from experiments.config.distillation import Relations as Relations
+from experiments.config.distillation import StandardizedKD as StandardizedKD
+from experiments.config.distillation import TeacherFree as TeacherFree
 from experiments.config.documents import fingerprint as fingerprint
 from experiments.config.documents import load_table as load_table
 from experiments.config.documents import structure as structure

@@ -11,6 +11,7 @@ from cattrs import Converter, transform_error
 from cattrs.strategies import configure_tagged_union
 from cattrs.v import format_exception
 
+from experiments.config.distillation import Knowledge
 from experiments.config.experiment import AnyStage, Experiment, Stage
 from experiments.config.models import Model
 from experiments.config.table import Table
@@ -68,7 +69,7 @@ def _converter() -> Converter:
     converter.register_structure_hook(int, lambda value, _: _exactly(value, int))
     converter.register_structure_hook(bool, lambda value, _: _exactly(value, bool))
     converter.register_structure_hook(str, lambda value, _: _exactly(value, str))
-    for union in (Model, Single, Technique):
+    for union in (Model, Single, Technique, Knowledge):
         configure_tagged_union(union, converter, tag_name="type")
     configure_tagged_union(AnyStage, converter, tag_name="type", default=Stage)
     converter.register_unstructure_hook(AnyStage, _plain_stage)
@@ -103,7 +104,7 @@ def _explained(error: BaseException, kind: Any) -> str:
 
 def _check_types(document: Any, source: str) -> None:
     """Refuses an unknown ``type:`` before cattrs, which would only print the tag."""
-    known = [cls.__name__ for union in (Model, Technique, AnyStage) for cls in get_args(union)]
+    known = [cls.__name__ for union in (Model, Technique, AnyStage, Knowledge) for cls in get_args(union)]
     if isinstance(document, dict):
         name = document.get("type")
         if name is not None and name not in known:

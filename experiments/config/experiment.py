@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Union
 
+from experiments.config.distillation import Knowledge
 from experiments.config.models import Data, Model, Pretrained
 from experiments.config.pruning import Removal
 from experiments.config.quantization import Activations
@@ -43,11 +44,22 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Distill:
-    """Knowledge distillation: `weight` of the loss from the `teacher`'s softened outputs, the rest from the labels."""
+    """Knowledge distillation: `weight` of the loss from the `teacher`'s softened outputs, the rest from the labels.
+
+    To that come the losses of `knowledge`, each with a weight of its own. The student is shown the training images of
+    the `classes` alone, or all where there are none, as its transfer set.
+    """
 
     teacher: "Experiment"
     temperature: float = 4.0
     weight: float = 0.9
+    knowledge: tuple[Knowledge, ...] = ()
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 <= self.weight <= 1:
+            given = f"temperature={self.temperature}, weight={self.weight}"
+            raise ValueError(f"distill: {given}; temperatures are above 0, weights from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,8 @@ class Stage:
             raise ValueError(f"stage {self.name!r}: epochs={self.epochs} must be lc's {spread}")
         if self.lc is not None and (self.rewind or self.remove or self.select != "last" or not self.recipe):
             raise ValueError(f"stage {self.name!r} with lc needs a recipe and goes with no rewind, remove or selection")
+        if self.lc is not None and self.distill is not None and self.distill.knowledge:
+            raise ValueError(f"stage {self.name!r}: lc goes with distillation from logits alone, not with knowledge")
         if self.slimming < 0:
             raise ValueError(f"stage {self.name!r}: slimming={self.slimming} is a strength of at least 0")
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:

@@ -68,11 +68,11 @@ def test_dropout_acts_in_training_alone_and_follows_its_key():
     params = build.initial_params(experiment(spec), data)
     images = jnp.asarray(data.train.images)
     train, one, two = build.trainer(spec, 10), jax.random.key(1), jax.random.key(2)
-    (first, nothing), (again, _), (other, _) = (train(params, images, key) for key in (one, one, two))
-    assert nothing == {}
+    first, again, other = (train(params, images, key).logits for key in (one, one, two))
+    assert train(params, images, one).statistics == {}
     np.testing.assert_array_equal(first, again)
     assert np.any(np.asarray(first) != np.asarray(other))
-    dry, _ = build.trainer(config.MLP((16,)), 10)(params, images, one)
+    dry = build.trainer(config.MLP((16,)), 10)(params, images, one).logits
     np.testing.assert_allclose(dry, build.predictor(spec, 10)(params, images), rtol=1e-5, atol=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_loss_and_gradient_on_patches_equal_the_native_ones():
     def loss(logits):
         return lambda p: optax.softmax_cross_entropy_with_integer_labels(logits(p), labels).mean()
 
-    on_patches = loss(lambda p: build.trainer(spec, 10)(p, images, jax.random.key(2))[0])
+    on_patches = loss(lambda p: build.trainer(spec, 10)(p, images, jax.random.key(2)).logits)
     native = loss(lambda p: build.predictor(spec, 10)(p, images))
     (a, grad_a), (b, grad_b) = (jax.jit(jax.value_and_grad(f))(params) for f in (on_patches, native))
     np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -171,7 +171,7 @@ def test_inference_normalizes_by_the_running_statistics_and_training_by_the_batc
     shifted = params | {"batch_stats": jax.tree.map(lambda a: a + 1, params["batch_stats"])}
     predict, train = build.predictor(spec, 10), build.trainer(spec, 10)
     assert np.any(np.asarray(predict(params, images)) != np.asarray(predict(shifted, images)))
-    (one, moved), (other, _) = (train(p, images, jax.random.key(0)) for p in (params, shifted))
+    (one, moved, _), (other, _, _) = (train(p, images, jax.random.key(0)) for p in (params, shifted))
     np.testing.assert_array_equal(one, other)
     assert jax.tree.structure(moved) == jax.tree.structure({"batch_stats": params["batch_stats"]})
     np.testing.assert_allclose(np.mean(one, axis=0), np.zeros(10), atol=1e-5)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxcompress as jc
-from experiments import build, config, train
+from experiments import build, config, teaching, train
 from experiments.variables import joined, on_weights, split
 from jaxcompress.arrays import is_compressed
 from tests.traces import Counted
@@ -122,7 +122,7 @@ def test_order_of_the_examples_differs_between_epochs():
 
     def logits(params, images, key):
         jax.debug.callback(lambda x: seen.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
-        return jnp.zeros((images.shape[0], 4)) + 0 * params["w"], {}
+        return build.Outputs(jnp.zeros((images.shape[0], 4)) + 0 * params["w"], {}, {})
 
     program = train.epoch_program(logits, optax.sgd(0.1), jc.chain(), train.Objective(), 6)
     given = examples(size=20)._replace(images=jnp.arange(20, dtype=jnp.uint8).reshape(20, 1, 1, 1))
@@ -141,11 +141,11 @@ def test_images_are_changed_and_the_teacher_sees_them_so():
 
     def outputs(params, images, key):
         jax.debug.callback(lambda x: seen.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
-        return jnp.zeros((images.shape[0], 4)) + 0 * params["w"], {}
+        return build.Outputs(jnp.zeros((images.shape[0], 4)) + 0 * params["w"], {}, {})
 
     def teacher(images):
         jax.debug.callback(lambda x: taught.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
-        return jnp.zeros((images.shape[0], 4))
+        return teaching.Heard(jnp.zeros((images.shape[0], 4)), {})
 
     def augment(images, key):
         jax.debug.callback(lambda data: keys.append(data.tolist()), jax.random.key_data(key), ordered=True)

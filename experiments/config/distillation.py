@@ -1,0 +1,118 @@
+"""What a student learns from its teacher besides the softened logits.
+
+Features and embeddings are named as `jaxcompress.taps` names them; in the models here these are layers and blocks
+(``conv1``, ``block2``), and their inputs (``fc:input``).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+
+@dataclass(frozen=True)
+class DKD:
+    """Decoupled distillation, weighed by `weight` as all of these are (`jaxcompress.distill.dkd`)."""
+
+    weight: float = 1.0
+    temperature: float = 4.0
+    alpha: float = 1.0
+    beta: float = 8.0
+
+
+@dataclass(frozen=True)
+class DIST:
+    """Correlations of softened outputs (`jaxcompress.distill.dist`)."""
+
+    weight: float = 1.0
+    temperature: float = 1.0
+    inter: float = 1.0
+    intra: float = 1.0
+
+
+@dataclass(frozen=True)
+class NKD:
+    """Normalized distillation (`jaxcompress.distill.nkd`)."""
+
+    weight: float = 1.0
+    temperature: float = 1.0
+    gamma: float = 1.5
+
+
+@dataclass(frozen=True)
+class StandardizedKD:
+    """Distillation from standardized logits (`jaxcompress.distill.standardized`)."""
+
+    weight: float = 1.0
+    temperature: float = 2.0
+
+
+@dataclass(frozen=True)
+class TeacherFree:
+    """Distillation from a teacher made by hand (`jaxcompress.distill.teacher_free`)."""
+
+    weight: float = 0.1
+    correct: float = 0.99
+    temperature: float = 20.0
+
+
+@dataclass(frozen=True)
+class Features:
+    """A loss of features, added over pairs of the `student`'s and the `teacher`'s; ``fsp`` pairs up neighbours.
+
+    What a loss trains beside the student is drawn by the seed. The paraphraser of ``factor-transfer`` is trained first,
+    for 500 steps.
+    """
+
+    loss: Literal[
+        "hint",
+        "attention",
+        "fsp",
+        "nst",
+        "vid",
+        "activation-boundary",
+        "overhaul",
+        "factor-transfer",
+        "review",
+    ]
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.student) != len(self.teacher) or len(self.student) < (2 if self.loss == "fsp" else 1):
+            counts = f"{len(self.student)} features of the student, {len(self.teacher)} of the teacher"
+            raise ValueError(f"{self.loss}: {counts}; there must be as many of each, one at least and two for fsp")
+
+
+@dataclass(frozen=True)
+class Relations:
+    """A loss of how the examples of a batch lie to each other, by an embedding of each network."""
+
+    loss: Literal["rkd-distance", "rkd-angle", "similarity", "correlation-congruence", "pkt"]
+    student: str
+    teacher: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A contrastive loss of an embedding of each network, which regressors map to so many `features`.
+
+    ``crd`` draws `negatives` of other classes for every example from a memory; ``in-batch`` has those of the batch.
+    """
+
+    loss: Literal["crd", "in-batch"]
+    student: str
+    teacher: str
+    weight: float = 1.0
+    features: int = 128
+    negatives: int = 16384
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if not (self.features > 0 and self.negatives > 0 and self.temperature > 0):
+            given = f"features={self.features}, negatives={self.negatives}, temperature={self.temperature}"
+            raise ValueError(f"{self.loss}: {given} must be positive")
+
+
+_Logits = Union[DKD, DIST, NKD, StandardizedKD, TeacherFree]  # noqa: UP007
+Knowledge = Union[_Logits, Features, Relations, Contrast]  # noqa: UP007 (cattrs reads the members of a Union)

@@ -1,0 +1,208 @@
+"""Lessons are the losses of the library, with what they train and carry; a stage learns from them."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import config, plan, rehearsal, runs, teaching
+from jaxcompress import distill
+from tests.experiments.test_runs import DENSE
+
+BATCH = 8
+
+
+def maps(size, channels, seed):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((BATCH, size, size, channels)), jnp.float32)
+
+
+def heard(seed, channels):
+    logits = jnp.asarray(np.random.default_rng(seed).standard_normal((BATCH, 5)), jnp.float32)
+    taps = {"early": maps(6, channels, seed + 1), "late": maps(3, 2 * channels, seed + 2)}
+    return teaching.Heard(logits, taps)
+
+
+LABELS = jnp.arange(20) % 5
+BOTH = {"student": ("early", "late"), "teacher": ("early", "late")}
+LATE = {"student": "late", "teacher": "late"}
+KNOWLEDGE = [
+    *(config.DKD(), config.DIST(), config.NKD(), config.StandardizedKD(), config.TeacherFree()),
+    *(config.Features(loss, **BOTH) for loss in ("hint", "attention", "nst", "vid", "activation-boundary")),
+    *(config.Features(loss, **BOTH) for loss in ("overhaul", "factor-transfer", "review")),
+    *(config.Relations(loss, **LATE) for loss in ("rkd-distance", "rkd-angle", "similarity")),
+    *(config.Relations(loss, **LATE) for loss in ("correlation-congruence", "pkt")),
+    *(config.Contrast(loss, **LATE, features=6, negatives=4) for loss in ("crd", "in-batch")),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax promotes integers, in its schedules and in Adam."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def batch(student_channels=4, teacher_channels=6):
+    student, teacher = heard(0, student_channels), heard(10, teacher_channels)
+    return teaching.Batch(student, teacher, LABELS[:BATCH], jnp.arange(BATCH), jax.random.key(0))
+
+
+def kind(spec):
+    return getattr(spec, "loss", type(spec).__name__)
+
+
+@pytest.mark.parametrize("spec", [*KNOWLEDGE, config.Features("fsp", **BOTH)], ids=kind)
+def test_every_lesson_has_a_slope_in_what_the_student_says_and_none_in_the_teacher(spec):
+    given = batch(4, 4) if kind(spec) == "fsp" else batch()
+    lessons = teaching.Lessons.of([spec])
+    learned, kept = lessons.begin(jax.random.key(1), given, LABELS)
+
+    def mean(student, teacher, learned):
+        losses, after = lessons.loss(learned, kept, given._replace(student=student, teacher=teacher))
+        assert losses.shape == (BATCH,) and jax.tree.structure(after) == jax.tree.structure(kept)
+        return losses.mean()
+
+    slopes = jax.jit(jax.grad(mean, argnums=(0, 1, 2)))(given.student, given.teacher, learned)
+    sizes = [sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)) for tree in slopes]
+    assert np.isfinite(sizes).all() and sizes[0] > 0 and sizes[1] == 0
+    assert (sizes[2] > 0) == bool(jax.tree.leaves(learned))
+
+
+def test_lessons_are_weighed_and_added():
+    specs = [config.DKD(weight=2.0), config.Relations("pkt", **LATE, weight=3.0)]
+    lessons, given = teaching.Lessons.of(specs), batch()
+    total, _ = lessons.loss(*lessons.begin(jax.random.key(1), given, LABELS), given)
+    expected = 2 * distill.dkd(given.student.logits, given.teacher.logits, given.labels)
+    expected += 3 * distill.pkt(given.student.taps["late"], given.teacher.taps["late"])
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def test_the_same_lesson_twice_begins_from_two_draws():
+    lesson = config.Features("hint", **BOTH)
+    learned, _ = teaching.Lessons.of([lesson, lesson]).begin(jax.random.key(1), batch(), LABELS)
+    kernels = [tree[0]["layer1"]["kernel"] for tree in learned.values()]
+    assert not np.any(np.asarray(kernels[0]) == np.asarray(kernels[1]))
+
+
+def test_the_memory_of_crd_moves_where_the_batch_is():
+    lessons, given = teaching.Lessons.of([config.Contrast("crd", **LATE, features=6, negatives=4)]), batch()
+    learned, kept = lessons.begin(jax.random.key(1), given, LABELS)
+    _, after = lessons.loss(learned, kept, given)
+    before, moved = (next(iter(tree.values()))["memory"] for tree in (kept, after))
+    assert before.student.shape == (20, 6) and moved.student_constant > 0 > before.student_constant
+    changed = np.any(np.asarray(before.student) != np.asarray(moved.student), axis=1)
+    np.testing.assert_array_equal(changed, np.arange(20) < BATCH)
+
+
+def test_a_paraphraser_is_trained_before_its_student():
+    given = batch()
+    _, kept = teaching.Lessons.of([config.Features("factor-transfer", ("late",), ("late",))]).begin(
+        jax.random.key(1), given, LABELS
+    )
+    (encoder,) = next(iter(kept.values()))
+    untrained = distill.paraphraser(jax.random.key(0), 12)["encoder"]
+    assert jax.tree.structure(encoder) == jax.tree.structure(untrained)
+    assert np.any(np.asarray(encoder["layer1"]["bias"]) != 0)  # drawn as zeros
+
+
+def test_margins_are_the_mean_of_what_is_below_zero():
+    given = batch()
+    _, kept = teaching.Lessons.of([config.Features("overhaul", ("late",), ("late",))]).begin(
+        jax.random.key(1), given, LABELS
+    )
+    values = np.asarray(given.teacher.taps["late"]).reshape(-1, 12)
+    wanted = [column[column < 0].mean() for column in values.T]
+    np.testing.assert_allclose(next(iter(kept.values()))[0], wanted, rtol=1e-5)
+
+
+def test_taps_are_named_once():
+    specs = [config.Features("hint", **BOTH), config.Relations("pkt", "late", "end"), config.DKD()]
+    assert teaching.tapped(specs) == (("early", "late"), ("early", "late", "end"))
+
+
+# In a stage
+
+
+def taught(*knowledge, epochs=2, name="student", **distill_fields):
+    stage = config.Stage(
+        name, epochs, 20, config.Optimiser(learning_rate=3e-3), distill=config.Distill(DENSE, **distill_fields)
+    )
+    stage = replace(stage, distill=replace(stage.distill, knowledge=knowledge))
+    return config.Experiment(DENSE.data, config.MLP((10,)), (stage,))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return runs.Settings(tmp_path_factory.getbasetemp() / "shared" / "runs", None, "disabled")
+
+
+MANY = (
+    config.DKD(weight=0.1),
+    config.Features("hint", ("fc1",), ("fc1",), weight=0.1),
+    config.Contrast("crd", "fc1", "fc1", weight=0.02, features=8, negatives=8),
+)
+
+
+def test_a_student_learns_from_lessons_and_what_is_killed_goes_on_to_the_same_bits(settings, monkeypatch):
+    experiment = taught(*MANY, epochs=3)
+    data = runs.dataset(experiment.data, None)
+    built, state = runs.start(experiment, data, settings)
+    learned = state.teaching.learned["2-features"][0]["layer1"]["kernel"]
+    assert learned.shape[0] == 10
+    after, _ = built.program(state, built.examples, built.key)
+    moved = after.teaching.learned["2-features"][0]["layer1"]["kernel"]
+    assert np.any(np.asarray(moved) != np.asarray(learned)) and set(built.handed_on(after)) == {"fc1", "fc2"}
+    whole = runs.run(experiment, settings).metrics
+
+    def killed(done, total, text):
+        if "student" in text and done == 2:
+            raise KeyboardInterrupt
+
+    other = settings._replace(root=settings.root / "killed", checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(experiment, other._replace(progress=killed))
+    assert runs.run(experiment, other).metrics["params_sha256"] == whole["params_sha256"]
+
+
+def test_a_transfer_set_has_some_classes_alone():
+    data = runs.dataset(DENSE.data, None)
+    logits = np.arange(len(data.train.labels), dtype=np.float32)[:, None]
+    chosen, said = plan.transfer_set(taught(classes=(3, 7)), data, logits)
+    assert set(chosen.train.labels.tolist()) == {3, 7} and len(chosen.test.labels) == len(data.test.labels)
+    np.testing.assert_array_equal(chosen.train.labels, data.train.labels[said[:, 0].astype(int)])
+    whole, _ = plan.transfer_set(taught(), data, logits)
+    assert whole is data
+    with pytest.raises(ValueError, match="transfer set: there is no class 10; there are 0 to 9"):
+        plan.transfer_set(taught(classes=(3, 10)), data, logits)
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "message"),
+    [
+        (config.Features("hint", ("fc3",), ("fc1",)), r"there is no tap 'fc3' \(did you mean 'fc"),
+        (config.Features("hint", ("fc1",), ("fc9",)), r"there is no tap 'fc9' \(did you mean 'fc"),
+        (config.Features("attention", ("fc1",), ("fc1",)), r"features \(\d+, 10\) are no maps"),
+        (config.Relations("pkt", "fc1", "nothing"), "there is no tap 'nothing'"),
+    ],
+)
+def test_what_cannot_be_taught_is_found_before_training(knowledge, message):
+    rehearse = rehearsal.Rehearsal(runs.dataset(DENSE.data, None)).begin
+    with pytest.raises(ValueError, match=message):
+        rehearse(taught(knowledge))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: config.Distill(DENSE, temperature=0.0), "temperature=0.0, weight=0.9; temperatures are above 0"),
+        (lambda: config.Distill(DENSE, weight=1.5), "weights from 0 to 1"),
+        (lambda: config.Features("hint", ("a", "b"), ("a",)), "2 features of the student, 1 of the teacher"),
+        (lambda: config.Features("fsp", ("a",), ("a",)), "fsp: 1 features of the student"),
+        (lambda: config.Contrast("crd", "a", "b", negatives=0), "negatives=0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
