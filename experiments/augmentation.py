@@ -12,8 +12,6 @@ from experiments.config import Augmentation
 
 Images = Num[Array, "batch height width channels"]
 
-_PADDING = 4  # pixels around an image, out of which it is cropped
-
 
 def augmented(images: Images, key: Array, methods: Sequence[Augmentation]) -> Images:
     """Changes each image of a batch by `methods` in order, drawn by `key`."""
@@ -28,13 +26,18 @@ def flipped(images: Images, key: Array) -> Images:
     return jnp.where(drawn, images[:, :, ::-1], images)
 
 
-def cropped(images: Images, key: Array) -> Images:
-    """Moves each image by up to 4 pixels along either axis, zeros coming in (He et al. 2016, arXiv:1512.03385)."""
+def moved(images: Images, key: Array, *, pixels: int) -> Images:
+    """Moves each image by up to so many `pixels` along either axis, zeros coming in."""
     _, height, width, channels = images.shape
-    around = jnp.pad(images, ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)))
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * _PADDING + 1)
+    around = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
     cut = partial(lax.dynamic_slice, slice_sizes=(height, width, channels))
     return jax.vmap(lambda image, corner: cut(image, (*corner, 0)))(around, corners)
 
 
-_METHODS: dict[Augmentation, Callable[[Images, Array], Images]] = {"flip": flipped, "crop": cropped}
+# Crops are those of He et al. (2016, arXiv:1512.03385), jitter that of Hinton et al. (2015, arXiv:1503.02531).
+_METHODS: dict[Augmentation, Callable[[Images, Array], Images]] = {
+    "flip": flipped,
+    "crop": partial(moved, pixels=4),
+    "jitter": partial(moved, pixels=2),
+}

@@ -31,7 +31,7 @@ def model(spec: config.Model, classes: int) -> nn.Module:
     match spec:
         case config.MLP():
             given = (spec.pixels.mean, spec.pixels.std)
-            kind = (spec.activation, spec.center, spec.pad)
+            kind = (spec.activation, spec.center, spec.pad, spec.input_dropout)
             return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial, *given, *kind)
         case config.LeNet5():
             return models.LeNet5(classes, spec.dropout, spec.relu, spec.pixels.mean, spec.pixels.std)
@@ -148,7 +148,8 @@ def trainer(
     the graph of a device, which has neither dropout nor a batch normalization in training: ValueError for these.
     """
     module = model(spec, classes)
-    if activations is not None and (getattr(module, "norm", False) or getattr(module, "dropout", 0)):
+    dropped = getattr(module, "dropout", 0) or getattr(module, "input_dropout", 0)
+    if activations is not None and (getattr(module, "norm", False) or dropped):
         raise ValueError(f"activations of {spec} cannot be rounded in training: it has dropout or batch normalization")
 
     def outputs(params: Any, images: jax.Array, key: jax.Array) -> Any:
@@ -181,7 +182,21 @@ def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax
     else:
         descent = optax.sgd(rate, momentum=spec.momentum, nesterov=spec.nesterov)
         made = optax.chain(optax.add_decayed_weights(spec.weight_decay), descent)
-    return made if spec.scaling == "none" else optax.chain(made, _by_glorot())
+    made = made if spec.scaling == "none" else optax.chain(made, _by_glorot())
+    return made if not spec.max_norm else optax.chain(made, _within(spec.max_norm))
+
+
+def _within(length: float) -> optax.GradientTransformation:
+    """Changes updates so that the weights into a unit, all axes of a kernel but the last, are no longer than that."""
+
+    def shorter(update: jax.Array, weight: jax.Array) -> jax.Array:
+        if update.ndim < 2:
+            return update
+        moved = weight + update
+        lengths = jnp.sqrt(jnp.sum(jnp.square(moved), axis=tuple(range(moved.ndim - 1)), keepdims=True))
+        return moved * jnp.minimum(1, length / jnp.maximum(lengths, length)) - weight
+
+    return optax.stateless(lambda updates, params: jax.tree.map(shorter, updates, params))
 
 
 def _rate(spec: config.Optimiser, steps: int, epoch_steps: int) -> optax.Schedule:

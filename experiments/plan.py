@@ -15,6 +15,7 @@ from experiments import build, config, factorization, learning, recipes, removal
 from experiments.activations import with_ranges
 from experiments.augmentation import augmented
 from experiments.data import Dataset, drawn
+from experiments.offsets import shifted
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
 from jaxcompress.paths import named_key
@@ -217,6 +218,8 @@ def _begun(experiment: config.Experiment, data: Dataset, setting: recipes.Settin
     stage = training(experiment)
     if stage.remove is not None:
         params = removal.removed(stage.remove, experiment, data, params)
+    if stage.offset is not None:
+        params = shifted(stage.offset, experiment, data, params)
     weights, statistics = split(params)
 
     def scores(technique: config.Connections, weights: Any) -> jc.prune.scores.Scores:

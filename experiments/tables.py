@@ -33,6 +33,11 @@ class Result:
     runs: tuple[str, ...]
 
 
+def _errors(confusion: list[list[int]]) -> list[int]:
+    """Counts the errors on the examples of each class."""
+    return [sum(row) - row[label] for label, row in enumerate(confusion)]
+
+
 # What a row may ask of a whole model, from the metrics of its run.
 METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "error": lambda m: m["error"],
@@ -51,7 +56,9 @@ METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "weights pruned %": lambda m: 100 - 100 * m["parameters"] / m["dense_parameters"],
     "macs %": lambda m: 100 * m["macs"] / m["dense_macs"],
     "FLOP": lambda m: 2 * m["dense_macs"],
+    "errors": lambda m: sum(_errors(m["confusion"])),
 }
+METRICS |= {f"errors on {k}": lambda m, k=k: _errors(m["confusion"])[k] for k in range(10)}
 
 
 def _differ(report: dict[str, Any]) -> float:

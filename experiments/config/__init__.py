@@ -23,6 +23,7 @@ from experiments.config.experiment import AnyStage as AnyStage
 from experiments.config.experiment import Augmentation as Augmentation
 from experiments.config.experiment import Distill as Distill
 from experiments.config.experiment import Experiment as Experiment
+from experiments.config.experiment import Offset as Offset
 from experiments.config.experiment import Optimiser as Optimiser
 from experiments.config.experiment import PostTraining as PostTraining
 from experiments.config.experiment import Preparation as Preparation

@@ -29,7 +29,8 @@ class Pixels:
 class MLP:
     """A multilayer perceptron; LeNet-300-100 by default.
 
-    `norm` puts batch normalization after every layer. `initial` kernels are normal with a variance of one over their
+    Of the units `dropout` are dropped in training, of the pixels `input_dropout`. `norm` puts batch normalization after
+    every layer. `initial` kernels are normal with a variance of one over their
     inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect. With `center` every pixel is given less its mean over
     the training images. Images get a margin of `pad` pixels of zero, which `center` does not go with.
     """
@@ -42,6 +43,7 @@ class MLP:
     activation: Literal["relu", "tanh"] = "relu"
     center: bool = False
     pad: int = 0
+    input_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pad < 0 or (self.pad and self.center):

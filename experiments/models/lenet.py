@@ -20,7 +20,7 @@ class MLP(nn.Module):
     then have no biases, which a normalization takes off again. `initial` kernels are normal with a variance of one over
     their inputs, or ``uniform`` on [-1, 1), as those of which BinaryConnect takes the signs. Inputs are standardized by
     `mean` and `std`; with `center` each is then given less the statistic ``pixel_mean``. An image gets a margin of
-    `pad` pixels of zero first.
+    `pad` pixels of zero first. In training `input_dropout` of the inputs and `dropout` of the hidden units are dropped.
     """
 
     hidden: Sequence[int] = (300, 100)
@@ -33,6 +33,7 @@ class MLP(nn.Module):
     activation: Literal["relu", "tanh"] = "relu"
     center: bool = False
     pad: int = 0
+    input_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -45,6 +46,7 @@ class MLP(nn.Module):
         x = _standardized(x.reshape(x.shape[0], -1), self.mean, self.std)
         if self.center:
             x = x - self.variable("batch_stats", "pixel_mean", jnp.zeros, x.shape[1:]).value[None]
+        x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
         for i, width in enumerate(self.hidden):
             x = activation(_dense(x, width, f"fc{i + 1}", norm, initial))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -198,3 +198,31 @@ def test_statistics_are_folded_into_the_graph_of_a_device():
 def test_images_too_small_for_the_model_are_refused():
     with pytest.raises(ValueError):
         build.initial_params(experiment(config.LeNet5()), runs.dataset(DIGITS, None))
+
+
+def test_weights_into_a_unit_are_no_longer_than_their_norm_after_any_step():
+    spec = config.Optimiser("sgd", 0.5, "constant", max_norm=1.0)
+    optimiser = build.optimiser(spec, 10)
+    params = {"kernel": jnp.array([[3.0, 0.1], [4.0, 0.2]]), "bias": jnp.array([5.0, 5.0])}
+    grads = jax.tree.map(jnp.zeros_like, params) | {"kernel": jnp.array([[0.0, -0.4], [0.0, 0.0]])}
+    updates, _ = optimiser.update(grads, optimiser.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(moved["kernel"], [[0.6, 0.3], [0.8, 0.2]], rtol=1e-6)  # the second was short enough
+    np.testing.assert_array_equal(moved["bias"], params["bias"])
+    with pytest.raises(ValueError, match="max_norm=-1.0 is a length of at least 0"):
+        config.Optimiser(max_norm=-1.0)
+
+
+def test_inputs_are_dropped_in_training_alone():
+    data = runs.dataset(DIGITS, None)
+    spec = config.MLP((16,), input_dropout=0.5)
+    params = build.initial_params(experiment(spec), data)
+    images = jnp.asarray(data.train.images[:20])
+    wet = build.trainer(spec, 10)(params, images, jax.random.key(1)).logits
+    dry = build.trainer(config.MLP((16,)), 10)(params, images, jax.random.key(1)).logits
+    assert np.any(np.asarray(wet) != np.asarray(dry))
+    np.testing.assert_array_equal(
+        build.predictor(spec, 10)(params, images), build.predictor(config.MLP((16,)), 10)(params, images)
+    )
+    with pytest.raises(ValueError, match="it has dropout or batch normalization"):
+        build.trainer(spec, 10, config.Activations(".*", 4))

@@ -15,8 +15,10 @@ METRICS = {
     "parameters": 250, "dense_parameters": 1000, "macs": 1184, "dense_macs": 2000, "differ": 3,
 }  # fmt: skip
 DERIVED = {
-    "parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "weights pruned %": 75.0, "macs %": 59.2, "FLOP": 4000
+    "parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "weights pruned %": 75.0, "macs %": 59.2, "FLOP": 4000,
+    "errors": 45, **{f"errors on {k}": k for k in range(10)},
 }  # fmt: skip
+CONFUSION = [[10 - k if i == k else k * (i == (k + 1) % 10) for i in range(10)] for k in range(10)]  # k of 10 are wrong
 LEAF = {
     "path": "fc1/kernel", "kind": "Masked(Clustered 4)", "parameters": 100, "nonzero": 20, "dense_bytes": 400,
     "packed_bytes": 41,
@@ -35,7 +37,7 @@ def finished(settings, stage="pruned", seed=0, **metrics):
     folder = runs.locate(replace(EXPERIMENT.until(stage), seed=seed), settings.root).folder
     folder.mkdir(parents=True)
     activity = {"fc1/kernel": {"macs": 100, "input %": 40.0}}
-    (folder / "metrics.json").write_text(json.dumps(METRICS | {"activity": activity} | metrics))
+    (folder / "metrics.json").write_text(json.dumps(METRICS | {"activity": activity, "confusion": CONFUSION} | metrics))
     (folder / "ledger.json").write_text(json.dumps({"entries": [LEAF]}))
 
 
