@@ -72,10 +72,20 @@ def factorize(options: Flat) -> None:
     _report("Low rank, batch of {batch}", benchmarks.factorize, options)
 
 
+def distill(options: Flat) -> None:
+    """Times the training step of a student : the step without a teacher.
+
+    With the teacher's logits stored, with the teacher in the step, and with losses of its features; and says what the
+    memory of contrastive distillation takes.
+    """
+    _report("Distillation, epochs of {scanned} batches of {batch}", benchmarks.distill, options)
+
+
 def main() -> None:
     """Runs the command line."""
     with cli.ending():
-        commands = {"train-step": train_step, "prune": prune, "quantize": quantize, "factorize": factorize}
+        commands = {"train-step": train_step, "prune": prune, "quantize": quantize}
+        commands |= {"factorize": factorize, "distill": distill}
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
 
 
@@ -90,7 +100,7 @@ def _report(title: str, measure: Callable[[benchmarks.Effort], benchmarks.Report
             "The machine is busy: ratios between programs that use threads differently (PyTorch, a sort) shift with it."
         )
     report = measure(effort)
-    _show(title.format(batch=effort.batch), effort, report)
+    _show(title.format(batch=effort.batch, scanned=effort.scanned), effort, report)
     if options.json is not None:
         found = {"machine": machine, "environment": environment(), "effort": asdict(effort)}
         found |= {"rows": [asdict(row) for row in report.rows], "notes": report.notes}

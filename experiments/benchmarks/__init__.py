@@ -1,5 +1,6 @@
 """What techniques cost in time: steps, mask updates, integers and their files, measured side by side."""
 
+from experiments.benchmarks.distilled import distill as distill
 from experiments.benchmarks.factorized import factorize as factorize
 from experiments.benchmarks.pruned import prune as prune
 from experiments.benchmarks.quantized import quantize as quantize

@@ -24,7 +24,8 @@ class Effort:
 
     Decompositions of `matrices` and of the convolution kernel `kernel`, of a `rank`, take turns `decompositions` times.
     `calls` is how many of the shortest steps, those of LeNet-300-100, make one measurement. A TFLite file runs in
-    `interpreters` fresh processes, `invokes` times in each.
+    `interpreters` fresh processes, `invokes` times in each. A memory of contrastive distillation holds so many
+    `examples`, of which every example of a batch has so many `negatives`.
     """
 
     rounds: int = 15
@@ -38,6 +39,8 @@ class Effort:
     kernel: tuple[int, int, int, int] = (3, 3, 512, 512)
     rank: int = 64
     decompositions: int = 5
+    examples: int = 50_000
+    negatives: int = 4096
 
 
 QUICK = Effort(
@@ -52,6 +55,8 @@ QUICK = Effort(
     kernel=(3, 3, 8, 8),
     rank=3,
     decompositions=1,
+    examples=200,
+    negatives=4,
 )
 
 

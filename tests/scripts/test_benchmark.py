@@ -11,6 +11,7 @@ import pytest
 from experiments.benchmarks import (
     converters,
     decompositions,
+    distilled,
     factorized,
     files,
     masks,
@@ -238,3 +239,14 @@ def test_no_rounds_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         benchmark.main()
     assert ended.value.code == 2
+
+
+@pytest.mark.slow
+def test_distill_has_every_row_and_the_bytes_of_the_memory(monkeypatch, tmp_path, capsys):
+    found = run(monkeypatch, tmp_path, "distill")
+    variants = [distilled.STORED, distilled.HEARD, "RKD, distances", "CRD, 4 negatives"]
+    rows = {(row["subject"], row["variant"], row["against"]): row["difference"] for row in found["rows"]}
+    assert rows.keys() == {(name, variant, distilled.PLAIN) for name in distilled.PAIRS for variant in variants}
+    assert max(rows.values()) < 1e-4  # a teacher's logits are the same, stored or heard
+    assert found["notes"] == [f"CRD's memory of 200 examples, 128 features: {2 * 200 * 128 * 4 + 8:,} bytes"]
+    assert "epochs of 2 batches of 10" in capsys.readouterr().out
