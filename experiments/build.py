@@ -18,7 +18,7 @@ from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
 from experiments.teaching import Heard
 from experiments.variables import STATISTICS, joined, variables
-from jaxcompress.paths import Params, named_key, rewrite
+from jaxcompress.paths import Params, compiled, named_key, path_text, rewrite, select
 
 
 def seed_key(seed: int, purpose: str) -> jax.Array:
@@ -183,7 +183,28 @@ def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax
         descent = optax.sgd(rate, momentum=spec.momentum, nesterov=spec.nesterov)
         made = optax.chain(optax.add_decayed_weights(spec.weight_decay), descent)
     made = made if spec.scaling == "none" else optax.chain(made, _by_glorot())
+    made = made if not spec.rates else optax.chain(made, _by_rates(spec.rates))
     return made if not spec.max_norm else optax.chain(made, _within(spec.max_norm))
+
+
+def _by_rates(rates: Sequence[config.Rate]) -> optax.GradientTransformation:
+    """Multiplies updates by the factor of the first pattern that matches their parameter, or the leaf that it is in."""
+
+    def factor(path: str) -> float:
+        parts = path.split("/")
+        places = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        found = (rate.factor for rate in rates if any(compiled(rate.pattern).fullmatch(place) for place in places))
+        return next(found, 1.0)
+
+    def init(params: Any) -> optax.OptState:
+        for rate in rates:
+            select(params, rate.pattern)  # raises for a pattern without a match
+        return optax.EmptyState()
+
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        return jax.tree_util.tree_map_with_path(lambda keys, leaf: factor(path_text(keys)) * leaf, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _within(length: float) -> optax.GradientTransformation:

@@ -44,22 +44,24 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     validation: int = 5000,
     limit: int | None = None,
+    labels: int | None = None,
     accepted: Checksums = ACCEPTED,
 ) -> Dataset:
     """Loads "digits", "mnist", "fashion-mnist" or "cifar-10".
 
     `validation` is how many examples, the last of the training set in file order, are held out of it (0 or
     more, fewer than there are: digits has 1437). `limit` then keeps the first `limit` examples of each split,
-    for quick runs. `accepted` maps each file to the MD5s it may have. Raises ValueError for an unknown name,
-    a bad count or a corrupted file, FileNotFoundError for a file absent from a directory that the user named,
-    OSError when no mirror serves it.
+    for quick runs, and `labels` the first of the training set alone, as if there were no more. `accepted` maps
+    each file to the MD5s it may have. Raises ValueError for an unknown name, a bad count or a corrupted file,
+    FileNotFoundError for a file absent from a directory that the user named, OSError when no mirror serves it.
     """
     if name not in NAMES:
         close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"no data set is called {name!r}{hint} The names are {', '.join(NAMES)}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} keeps no examples; give a count of at least 1, or None for all")
+    for option, kept in (("limit", limit), ("labels", labels)):
+        if kept is not None and kept < 1:
+            raise ValueError(f"{option}={kept} keeps no examples; give a count of at least 1, or None for all")
     if name == "digits":
         train, test = _digits()
     else:
@@ -71,8 +73,9 @@ def load(
             f"validation={validation} must be at least 0 and below the {count} training examples of {name}"
         )
     kept = count - validation
-    splits = _take(train, 0, kept), _take(train, kept, count), test
-    return Dataset(name, *(_take(split, 0, limit) for split in splits), classes=CLASSES)
+    training, held_out = _take(train, 0, kept), _take(train, kept, count)
+    splits = [_take(split, 0, limit) for split in (training, held_out, test)]
+    return Dataset(name, _take(splits[0], 0, labels), *splits[1:], classes=CLASSES)
 
 
 def drawn(split: Split, count: int, seed: int) -> Split:

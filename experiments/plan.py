@@ -18,7 +18,7 @@ from experiments.data import Dataset, drawn
 from experiments.offsets import shifted
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
-from jaxcompress.paths import named_key
+from jaxcompress.paths import flatten, named_key, replaced, select
 
 # What a teacher says: its logits (examples, classes) for all training images, without columns if there is none; or a
 # function of a batch of them, where they are changed at random or more than logits is asked for.
@@ -81,7 +81,7 @@ def given(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path |
     """Returns the parameters that the last stage of an experiment is given; ``made(experiment)`` those it ends with."""
     *earlier, _ = experiment.stages
     if not earlier:
-        return build.initial_params(experiment, data, data_dir)
+        return _initial(experiment, data, data_dir, made)
     return made(replace(experiment, stages=tuple(earlier)))
 
 
@@ -91,11 +91,29 @@ def rewound(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path
         case None:
             return None
         case "initial":
-            return build.initial_params(experiment, data, data_dir)
+            return _initial(experiment, data, data_dir, made)
         case "random":
             return build.random_params(experiment, data, f"reinit of stage {len(experiment.stages)}")
         case stage:
             return made(experiment.until(stage))
+
+
+def _initial(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path | None, made: Made) -> Any:
+    """Returns the parameters that an experiment starts from, those of another's with a new head if it is a transfer."""
+    first = build.initial_params(experiment, data, data_dir)
+    if experiment.transfer is None:
+        return first
+    given, heads = densify(made(experiment.transfer.source)), select(first, experiment.transfer.head)
+    leaves = flatten(given)
+    for path, leaf in flatten(first).items():
+        if path not in heads and (path not in leaves or leaves[path].shape != leaf.shape):
+            shape = leaves[path].shape if path in leaves else "nothing"
+            raise ValueError(
+                f"transfer: {path} has shape {leaf.shape}, and {shape} at its source; it is no part of `head`"
+            )
+    return replaced(
+        first, {path: leaf for path, leaf in leaves.items() if path in flatten(first) and path not in heads}
+    )
 
 
 class Plan(NamedTuple):

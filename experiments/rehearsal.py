@@ -1,6 +1,7 @@
 """Whether every stage of an experiment can begin, tried before any is trained."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ class Rehearsal:
     threshold, the shapes that a choice of channels leaves) is tried on other ones.
     """
 
-    def __init__(self, data: Dataset, data_dir: pathlib.Path | None = None) -> None:
-        self._data, self._data_dir = data, data_dir
+    def __init__(self, load: Callable[[config.Data], Dataset], data_dir: pathlib.Path | None = None) -> None:
+        self._load, self._data_dir = load, data_dir
         self._begun: dict[str, Any] = {}
 
     def begin(self, experiment: config.Experiment) -> Any:
@@ -30,14 +31,15 @@ class Rehearsal:
         return self._begun[name]
 
     def _last(self, experiment: config.Experiment) -> Any:
-        params = given(experiment, self._data, self._data_dir, self.begin)
+        data = self._load(experiment.data)
+        params = given(experiment, data, self._data_dir, self.begin)
         if isinstance(experiment.stages[-1], config.PostTraining):
             return params
-        taught: Taught = np.zeros((len(self._data.train.labels), 0), np.float32)
+        taught: Taught = np.zeros((len(data.train.labels), 0), np.float32)
         if (of := teacher(experiment)) is not None:
             params_of_teacher = self.begin(of)
             if in_step(training(experiment)):
-                taught = speaker(experiment, self._data, params_of_teacher)
-        plan = Plan.of(experiment, self._data, taught)
-        to = rewound(experiment, self._data, self._data_dir, self.begin)
+                taught = speaker(experiment, data, params_of_teacher)
+        plan = Plan.of(experiment, data, taught)
+        to = rewound(experiment, data, self._data_dir, self.begin)
         return plan.handed_on(plan.begin(params, to))

@@ -219,7 +219,7 @@ def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) ->
 @lru_cache(maxsize=2)
 def dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
     """Loads the data of an experiment, once."""
-    return load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit)
+    return load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit, labels=data.labels)
 
 
 def digest(params: Any) -> str:

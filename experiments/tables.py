@@ -151,16 +151,13 @@ def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]
 
 
 def _rehearse(table: Table, settings: runs.Settings) -> None:
-    rehearsals: dict[config.Data, Rehearsal] = {}
+    rehearsal = Rehearsal(lambda data: runs.dataset(data, settings.data_dir), settings.data_dir)
     for row in table.rows:
         experiment = _seeded(table, row.experiment, row.stage, table.first_seed)
         if runs.locate(experiment, settings.root).finished:
             continue
-        if experiment.data not in rehearsals:
-            data = runs.dataset(experiment.data, settings.data_dir)
-            rehearsals[experiment.data] = Rehearsal(data, settings.data_dir)
         try:
-            rehearsals[experiment.data].begin(experiment)
+            rehearsal.begin(experiment)
         except ValueError as error:
             raise ValueError(f"experiment {row.experiment!r}, as far as stage {row.stage!r}: {error}") from error
 

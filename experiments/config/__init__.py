@@ -27,7 +27,9 @@ from experiments.config.experiment import Offset as Offset
 from experiments.config.experiment import Optimiser as Optimiser
 from experiments.config.experiment import PostTraining as PostTraining
 from experiments.config.experiment import Preparation as Preparation
+from experiments.config.experiment import Rate as Rate
 from experiments.config.experiment import Stage as Stage
+from experiments.config.experiment import Transfer as Transfer
 from experiments.config.factorization import CP as CP
 from experiments.config.factorization import SVD as SVD
 from experiments.config.factorization import Budget as Budget

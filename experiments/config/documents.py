@@ -22,8 +22,8 @@ from jaxcompress.paths import did_you_mean
 def load_table(path: str | pathlib.Path, overrides: tuple[str, ...] = ()) -> Table:
     """Reads a table from YAML after applying `overrides` such as ``experiments.*.data.limit=2000``.
 
-    Where an experiment (or a teacher) is a string it is the path of another YAML file, relative to this one. Raises
-    ValueError, naming file and key, for anything that does not fit the classes above.
+    Where an experiment (or a teacher, or a source) is a string it is the path of another YAML file, relative to this
+    one. Raises ValueError, naming file and key, for anything that does not fit the classes above.
     """
     document = _read(pathlib.Path(path))
     for override in overrides:
@@ -130,7 +130,7 @@ def _read(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Any:
 
 
 def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Any:
-    """Replaces the file name of an experiment or a teacher by the file's content."""
+    """Replaces the file name of an experiment, a teacher or a source by the file's content."""
 
     def visit(value: Any) -> Any:
         return _included(value, folder, above)
@@ -142,7 +142,7 @@ def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ..
         return [visit(value) for value in document]
     if not isinstance(document, dict):
         return document
-    filled = {key: named(value) if key == "teacher" else visit(value) for key, value in document.items()}
+    filled = {key: named(value) if key in ("teacher", "source") else visit(value) for key, value in document.items()}
     if isinstance(document.get("experiments"), dict):
         filled["experiments"] = {name: named(value) for name, value in document["experiments"].items()}
     return filled

@@ -12,6 +12,18 @@ from jaxcompress.paths import did_you_mean
 
 
 @dataclass(frozen=True)
+class Rate:
+    """Multiplies the learning rate of the parameters that `pattern` matches by a `factor`; 0 freezes them."""
+
+    pattern: str
+    factor: float
+
+    def __post_init__(self) -> None:
+        if self.factor < 0:
+            raise ValueError(f"rate of {self.pattern!r}: factor={self.factor} is at least 0")
+
+
+@dataclass(frozen=True)
 class Optimiser:
     """An optimiser of optax with its learning rate and the `decay` of that over the stage.
 
@@ -20,7 +32,9 @@ class Optimiser:
     ``sgd``. `weight_decay` is L2 regularisation for ``sgd``, and decoupled (AdamW) for ``adam``. The `scaling`
     ``glorot`` divides the updates of each kernel by its coefficient of Glorot & Bengio (2010), as BinaryConnect does
     (Courbariaux et al. 2015, section 2.5). With a `max_norm` above 0 the weights that come into a unit are scaled down
-    after every step to that length at most (Srebro & Shraibman 2005; Hinton et al. 2012, arXiv:1207.0580).
+    after every step to that length at most (Srebro & Shraibman 2005; Hinton et al. 2012, arXiv:1207.0580). What
+    `rates` name learns faster, slower or not at all, each parameter by the first of them that matches it (Howard &
+    Ruder 2018, arXiv:1801.06146, section 3.2).
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -33,6 +47,7 @@ class Optimiser:
     scaling: Literal["none", "glorot"] = "none"
     nesterov: bool = False
     max_norm: float = 0.0
+    rates: tuple[Rate, ...] = ()
 
     def __post_init__(self) -> None:
         if self.nesterov and self.name != "sgd":
@@ -197,16 +212,27 @@ AnyStage = Union[Stage, PostTraining]  # noqa: UP007
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """Starts from what the experiment `source` made, on other data; parameters that `head` matches are drawn anew."""
+
+    source: "Experiment"
+    head: str
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """A model trained on data by a chain of stages, from one seed or from published weights."""
+    """A model trained on data by a chain of stages, from one seed, from published weights or from another's."""
 
     data: Data
     model: Model
     stages: tuple[AnyStage, ...]
     seed: int = 0
     pretrained: Pretrained | None = None
+    transfer: Transfer | None = None
 
     def __post_init__(self) -> None:
+        if self.transfer is not None and self.pretrained is not None:
+            raise ValueError("an experiment starts from published weights or from another experiment, not from both")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"an experiment needs stages, each of another name, not {names}")

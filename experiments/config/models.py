@@ -6,11 +6,15 @@ from typing import Literal, Union
 
 @dataclass(frozen=True)
 class Data:
-    """Names a data set; `validation` training examples are held out, `limit` keeps only so many of each split."""
+    """Names a data set; `validation` training examples are held out, `limit` keeps only so many of each split.
+
+    `labels` keeps only so many of the training examples, the first, and all others.
+    """
 
     name: Literal["digits", "mnist", "fashion-mnist", "cifar-10"] = "mnist"
     validation: int = 5000
     limit: int | None = None
+    labels: int | None = None
 
 
 @dataclass(frozen=True)

@@ -267,3 +267,11 @@ def test_real_mnist_has_its_published_shape():
     assert loaded.train.images.shape == (60000, 28, 28, 1)
     assert loaded.test.images.shape == (10000, 28, 28, 1)
     assert np.bincount(loaded.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_labels_keep_the_first_training_examples_alone():
+    whole, few = data.load("digits", validation=200), data.load("digits", validation=200, labels=50)
+    np.testing.assert_array_equal(few.train.images, whole.train.images[:50])
+    assert len(few.validation.labels) == 200 and len(few.test.labels) == len(whole.test.labels)
+    with pytest.raises(ValueError, match="labels=0 keeps no examples"):
+        data.load("digits", labels=0)

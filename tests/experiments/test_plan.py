@@ -162,3 +162,65 @@ def test_channels_leave_at_the_start_of_a_stage(settings, score):
 def masked(state):
     leaves = jax.tree.leaves(jc.combine(state.trainable, state.fixed), is_leaf=is_compressed)
     return [leaf for leaf in leaves if isinstance(leaf, Masked)]
+
+
+# Starting from another experiment
+
+SOURCE = replace(DENSE, data=replace(DENSE.data, labels=300))
+
+
+def transferred(head="fc2/.*", source=SOURCE, **fields):
+    stage = config.Stage("tuned", 1, 20, config.Optimiser("sgd", 0.1, **fields))
+    return config.Experiment(DENSE.data, DENSE.model, (stage,), seed=3, transfer=config.Transfer(source, head))
+
+
+def test_a_transfer_starts_from_its_source_but_for_the_head(settings):
+    experiment = transferred()
+    dataset = runs.dataset(DENSE.data, None)
+    _, state = runs.start(experiment, dataset, settings)
+    begun, source = jc.combine(state.trainable, state.fixed), runs.run(SOURCE, settings).params()
+    own = build.random_params(experiment, dataset, "init")
+    np.testing.assert_array_equal(begun["fc1"]["kernel"], source["fc1"]["kernel"])
+    np.testing.assert_array_equal(begun["fc2"]["kernel"], own["fc2"]["kernel"])
+    assert np.any(np.asarray(begun["fc2"]["kernel"]) != np.asarray(source["fc2"]["kernel"]))
+
+
+def test_what_is_frozen_stays_and_what_is_slower_moves_less(settings):
+    rates = (config.Rate("fc1/bias", 0.5), config.Rate("fc1", 0.0), config.Rate("fc2/.*", 1.0))
+    frozen = transferred(rates=(config.Rate("fc1/.*", 0.0),))
+    source = runs.run(SOURCE, settings).params()
+    made = runs.run(frozen, settings).params()
+    np.testing.assert_array_equal(made["fc1"]["kernel"], source["fc1"]["kernel"])
+    np.testing.assert_array_equal(made["fc1"]["bias"], source["fc1"]["bias"])
+    assert np.any(np.asarray(made["fc2"]["bias"]) != 0)
+    params = {"fc1": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "fc2": {"kernel": jnp.ones(2)}}
+    with pytest.raises(ValueError, match="pattern 'fc1' matches no parameter"):
+        build.optimiser(config.Optimiser("sgd", 0.1, rates=rates), 5).init(params)
+    slower = build.optimiser(config.Optimiser("sgd", 0.1, "constant", rates=(rates[0], config.Rate("fc1/.*", 0.0))), 5)
+    updates, _ = slower.update(params, slower.init(params), params)
+    np.testing.assert_allclose(updates["fc1"]["bias"], -0.05 * jnp.ones(2))
+    np.testing.assert_array_equal(updates["fc1"]["kernel"], jnp.zeros(2))
+    np.testing.assert_allclose(updates["fc2"]["kernel"], -0.1 * jnp.ones(2))
+
+
+def test_the_rate_of_a_leaf_is_that_of_all_its_fields():
+    params = jc.quantize.lsq("fc1/kernel", 4).init({"fc1": {"kernel": jnp.ones((2, 2))}})
+    trainable, _ = jc.partition(params)
+    frozen = build.optimiser(config.Optimiser("sgd", 0.1, rates=(config.Rate("fc1/kernel", 0.0),)), 5)
+    slopes = jax.tree.map(jnp.ones_like, trainable)
+    updates, _ = frozen.update(slopes, frozen.init(trainable), trainable)
+    assert len(jax.tree.leaves(updates)) == 2 and not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+
+
+def test_a_transfer_fits_its_source(settings):
+    wide = replace(SOURCE, model=config.MLP((24,)))
+    dataset = runs.dataset(DENSE.data, None)
+    with pytest.raises(ValueError, match=r"transfer: fc1/\w+ has shape .*16.*, and .*24.* at its source"):
+        runs.start(transferred(source=wide), dataset, settings)
+    with pytest.raises(ValueError, match="pattern 'fc9' matches no parameter"):
+        runs.start(transferred(head="fc9"), dataset, settings)
+    published = config.Pretrained("lc-lenet300/lenet300_classic.pklz")
+    with pytest.raises(ValueError, match="not from both"):
+        replace(transferred(), pretrained=published)
+    with pytest.raises(ValueError, match="factor=-1.0 is at least 0"):
+        config.Rate("fc1/.*", -1.0)

@@ -22,7 +22,7 @@ def promotion():
 
 @pytest.fixture
 def rehearse():
-    return rehearsal.Rehearsal(runs.dataset(DENSE.data, None)).begin
+    return rehearsal.Rehearsal(lambda data: runs.dataset(data, None)).begin
 
 
 def after(*stages):

@@ -188,7 +188,7 @@ def test_a_transfer_set_has_some_classes_alone():
     ],
 )
 def test_what_cannot_be_taught_is_found_before_training(knowledge, message):
-    rehearse = rehearsal.Rehearsal(runs.dataset(DENSE.data, None)).begin
+    rehearse = rehearsal.Rehearsal(lambda data: runs.dataset(data, None)).begin
     with pytest.raises(ValueError, match=message):
         rehearse(taught(knowledge))
 

@@ -21,7 +21,7 @@ def convolution(strides, padding, dilation, numbers, **options):
     return convolve
 
 
-def assert_same_values_and_gradients(convolve, x, kernel):
+def assert_same_values_and_gradients(convolve, x, kernel, operations=("dot_general",)):
     def run(function):
         loss = lambda x, kernel: (jnp.sum(jnp.sin(function(x, kernel))), function(x, kernel))
         return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, kernel)
@@ -29,7 +29,7 @@ def assert_same_values_and_gradients(convolve, x, kernel):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-5), run(patches(convolve)), run(convolve)
     )
-    assert [o.name for o in cost(patches(convolve), x, kernel)] == ["dot_general"]
+    assert [o.name for o in cost(patches(convolve), x, kernel)] == list(operations)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,24 @@ def test_patches_of_a_gradient_equal_the_native_gradient():
 )
 def test_grouped_and_transposed_convolutions_stay_native(options):
     convolve = convolution((1, 1), ((1, 1), (1, 1)), (1, 1), LAYOUTS[2], **options)
-    x, kernel = data(2, 6, 6, 3), data(3, 3, 1 if "feature_group_count" in options else 3, 6)
+    x, kernel = data(2, 6, 6, 6), data(3, 3, 2 if "feature_group_count" in options else 6, 6)
     assert [o.name for o in cost(patches(convolve), x, kernel)] == ["conv_general_dilated"]
     np.testing.assert_allclose(patches(convolve)(x, kernel), convolve(x, kernel), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding", "dilation"), [((1, 1), "SAME", (1, 1)), ((2, 1), ((1, 2), (0, 1)), (1, 2))]
+)
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_depthwise_convolutions_are_sums_of_shifted_inputs(strides, padding, dilation, multiplier):
+    convolve = convolution(strides, padding, dilation, LAYOUTS[2], feature_group_count=3)
+    x, kernel = data(2, 7, 8, 3), data(3, 2, 1, 3 * multiplier)
+    assert_same_values_and_gradients(convolve, x, kernel, operations=[])
+
+
+def test_depthwise_convolutions_keep_other_layouts():
+    convolve = convolution((1, 2), "SAME", (1, 1), ("NCHW", "OIHW", "NCHW"), feature_group_count=3)
+    assert_same_values_and_gradients(convolve, data(2, 3, 7, 8), data(6, 1, 3, 2), operations=[])
 
 
 def test_patches_inside_scan_grad_and_jit():
