@@ -26,6 +26,7 @@ from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
 from experiments.plan import Made, Plan, Taught, given, in_step, rewound, speaker, teacher, training
+from experiments.stored_logits import stored
 from jaxcompress.export.files import write_whole
 
 
@@ -210,10 +211,17 @@ def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) ->
     of = teacher(experiment)
     if of is None:
         return np.zeros((len(data.train.labels), 0), np.float32)
-    params = run(of, settings).params()
+    made = run(of, settings)
+    params = made.params()
     if in_step(training(experiment)):
         return speaker(experiment, data, params)
-    return evaluate.predict(build.predictor(of.model, data.classes, of.activations), params, data.train.images)
+    predictor = build.predictor(of.model, data.classes, of.activations)
+    return stored(
+        made.folder / "training-logits.npz",
+        made.metrics["params_sha256"],
+        fingerprint(data),
+        lambda: evaluate.predict(predictor, params, data.train.images),
+    )
 
 
 @lru_cache(maxsize=2)
