@@ -1,11 +1,9 @@
 """Pictures of results."""
 
-from __future__ import annotations
-
 import math
 import pathlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -13,8 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from experiments.tables import Result
+from experiments.results import Result
 
 
 def training_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:

@@ -5,32 +5,17 @@ import math
 import pathlib
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from experiments import config, devices, report, runs
 from experiments.config import Row, Table
 from experiments.rehearsal import Rehearsal
+from experiments.results import Result
 from jaxcompress.export.files import write_whole
 from jaxcompress.paths import did_you_mean
 
 COLUMNS = ("row", "metric", "paper", "ours", "n", "difference", "verdict")
-
-
-@dataclass(frozen=True)
-class Result:
-    """Holds a row of a table: the paper's number, ours over `n` seeds (sample standard deviation), the verdict."""
-
-    row: str
-    metric: str
-    paper: float | None
-    mean: float
-    std: float
-    n: int
-    difference: float | None
-    verdict: str
-    values: tuple[float, ...]
-    runs: tuple[str, ...]
 
 
 def _errors(confusion: list[list[int]]) -> list[int]:

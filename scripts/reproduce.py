@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 
 from experiments import cli, config, tables
 from experiments.logging import WandbMode, wandb_table
+from experiments.results import Result
 from jaxcompress.export.files import write_whole
 
 
@@ -57,7 +58,7 @@ def main() -> None:
         print("written: " + ", ".join(map(str, written)))
 
 
-def _show(table: config.Table, results: list[tables.Result]) -> None:
+def _show(table: config.Table, results: list[Result]) -> None:
     grid = Grid(title=f"{table.paper}\n{table.table}", caption=table.differs or None, box=box.SIMPLE_HEAD)
     for name in tables.COLUMNS:
         grid.add_column(name, justify="left" if name in ("row", "metric", "verdict") else "right", overflow="fold")

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from experiments import report
-from experiments.tables import Result
+from experiments.results import Result
 
 
 def rows(validation):
