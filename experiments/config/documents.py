@@ -136,7 +136,7 @@ def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ..
         return _included(value, folder, above)
 
     def named(value: Any) -> Any:
-        return _read(folder / value, above) if isinstance(value, str) else visit(value)
+        return _read(folder / value, above) if _is_file(value) else visit(value)
 
     if isinstance(document, list):
         return [visit(value) for value in document]
@@ -146,6 +146,11 @@ def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ..
     if isinstance(document.get("experiments"), dict):
         filled["experiments"] = {name: named(value) for name, value in document["experiments"].items()}
     return filled
+
+
+def _is_file(value: Any) -> bool:
+    """Tells a file's name from that of a teacher's layer, which stands under the same key."""
+    return isinstance(value, str) and value.endswith((".yaml", ".yml"))
 
 
 def _override(document: Any, override: str) -> None:

@@ -34,6 +34,7 @@ from experiments.config import (
     Movement,
     Optimiser,
     PostTraining,
+    Relations,
     Pretrained,
     Ramp,
     ResNet8,
@@ -249,6 +250,16 @@ def test_experiment_and_teacher_may_be_files_beside_the_table(tmp_path):
     loaded = load_table(written(tmp_path, yaml.safe_dump(table)))
     assert loaded.experiments["two"] == TEACHER
     assert loaded.experiments["one"].stages[0].distill == Distill(TEACHER)
+
+
+def test_the_layer_of_a_teacher_is_no_file(tmp_path):
+    knowledge = [{"type": "Relations", "loss": "pkt", "student": "fc1", "teacher": "fc2:input"}]
+    stage = {"name": "dense", "epochs": 1, "distill": {"teacher": to_plain(TEACHER), "knowledge": knowledge}}
+    student = to_plain(EXPERIMENT) | {"stages": [stage]}
+    table = yaml.safe_load(YAML) | {"experiments": {"one": student, "two": to_plain(TEACHER)}}
+    (loaded,) = load_table(written(tmp_path, yaml.safe_dump(table))).experiments["one"].stages
+    assert loaded.distill == Distill(TEACHER, knowledge=(Relations("pkt", "fc1", "fc2:input"),))
+    assert to_plain(loaded)["distill"]["knowledge"] == knowledge
 
 
 def test_missing_file_is_named(tmp_path):
