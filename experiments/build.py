@@ -143,9 +143,9 @@ def trainer(
 ) -> Callable[[Any, jax.Array, jax.Array], Outputs]:
     """Returns ``outputs(params, images, key)`` of the lifted model for training, with the `taps` that are named.
 
-    Dropout is drawn from `key`. On CPU convolutions run as patches, since XLA's leave their fast path
-    inside the compiled epoch. With `activations` they are rounded in the ranges that `params` hold; the model is then
-    the graph of a device, which has neither dropout nor a batch normalization in training: ValueError for these.
+    Dropout is drawn from `key`. On CPU convolutions run as patches, since XLA's leave their fast path inside the
+    compiled epoch. With `activations` they are rounded in the ranges that `params` hold; the model is then the graph of
+    a device, which has neither dropout nor a batch normalization in training: ValueError for these.
     """
     module = model(spec, classes)
     dropped = getattr(module, "dropout", 0) or getattr(module, "input_dropout", 0)
@@ -183,8 +183,8 @@ def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax
         descent = optax.sgd(rate, momentum=spec.momentum, nesterov=spec.nesterov)
         made = optax.chain(optax.add_decayed_weights(spec.weight_decay), descent)
     made = made if spec.scaling == "none" else optax.chain(made, _by_glorot())
-    made = made if not spec.rates else optax.chain(made, _by_rates(spec.rates))
-    return made if not spec.max_norm else optax.chain(made, _within(spec.max_norm))
+    made = made if not spec.max_norm else optax.chain(made, _within(spec.max_norm))
+    return made if not spec.rates else optax.chain(made, _by_rates(spec.rates))  # last: what is frozen stays as it is
 
 
 def _by_rates(rates: Sequence[config.Rate]) -> optax.GradientTransformation:

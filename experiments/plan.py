@@ -143,7 +143,12 @@ class Plan(NamedTuple):
         if stage.select == "best-validation" and any(map(_unfinished, stage.recipe)):
             raise ValueError(f"stage {stage.name!r} changes its sparsity: its best epoch would be one before the end")
         epoch_steps = size // stage.batch
-        optimiser = build.optimiser(stage.optimiser, max(1, stage.epochs * epoch_steps), epoch_steps)
+        steps = max(1, stage.epochs * epoch_steps)
+        optimiser = build.optimiser(stage.optimiser, steps, epoch_steps)
+        # What lessons train has no part in what names, scales or bounds the weights of the student.
+        of_lessons = build.optimiser(
+            replace(stage.optimiser, scaling="none", max_norm=0.0, rates=()), steps, epoch_steps
+        )
         knowledge = stage.distill.knowledge if stage.distill is not None else ()
         taps, _ = teaching.tapped(knowledge)
         outputs = build.trainer(experiment.model, data.classes, experiment.activations, taps)
@@ -164,6 +169,7 @@ class Plan(NamedTuple):
             moves_masks=recipes.moves_masks(stage),
             augment=partial(augmented, methods=stage.augment) if stage.augment else None,
             teacher=taught if callable(taught) else None,
+            of_lessons=of_lessons,
         )
         predictor = build.predictor(experiment.model, data.classes, experiment.activations)
         key = build.seed_key(experiment.seed, f"stage {len(experiment.stages)}")
@@ -187,7 +193,7 @@ class Plan(NamedTuple):
             batch = _first_batch(outputs, taught, data, params, experiment.seed, key)
             learned, kept = lessons.begin(batch.key, batch, examples.labels)
             jax.eval_shape(lessons.loss, learned, kept, batch)  # what does not fit is found before training
-            return state._replace(teaching=train.Teaching(learned, optimiser.init(learned), kept))
+            return state._replace(teaching=train.Teaching(learned, of_lessons.init(learned), kept))
 
         return cls(
             program,

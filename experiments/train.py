@@ -94,13 +94,15 @@ def epoch_program(
     moves_masks: bool = False,
     augment: Callable[[Array, Array], Array] | None = None,
     teacher: Callable[[Array], Heard] | None = None,
+    of_lessons: optax.GradientTransformation | None = None,
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
     """Compiles ``epoch(state, examples, key) -> (state, mean loss)``: one pass in an order drawn from `key`.
 
     `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
     that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step. Images
     are changed by ``augment(images, key)``; ``teacher(images)`` is heard on what becomes of them, where the logits of
-    the examples are of the images as they were. Lessons need it.
+    the examples are of the images as they were. Lessons need it, and move what they train by the optimiser
+    `of_lessons`.
     """
     loss = _loss(outputs, objective)
 
@@ -126,8 +128,8 @@ def epoch_program(
             if moves_masks:
                 opt_state = jc.prune.mask_moments(opt_state, params)
             teaching = state.teaching
-            if objective.lessons is not None:
-                teaching = _taught(teaching, optimiser, lesson_grads, after.kept)
+            if of_lessons is not None and objective.lessons is not None:
+                teaching = _taught(teaching, of_lessons, lesson_grads, after.kept)
             return State(
                 trainable, fixed, opt_state, state.step + 1, after.statistics, state.constraint, teaching
             ), value

@@ -97,5 +97,6 @@ def _epoch(
         objective._replace(lessons=lessons),
         effort.batch,
         teacher=(lambda images: speaker(theirs, images)) if taught and not stored else None,
+        of_lessons=optimiser,
     )
     return lambda: program(state, examples, jax.random.key(3))

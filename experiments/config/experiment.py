@@ -130,8 +130,8 @@ class Stage:
     ``initial`` ones, ``random`` ones drawn anew, or those that an earlier stage, by name, handed on.
 
     `remove` takes channels away at the start of the stage, before its recipe is applied, and `offset` shifts biases
-    there. `slimming` is the strength of
-    the penalty on the scales of normalizations by which network slimming finds them (Liu et al. 2017).
+    there. `slimming` is the strength of the penalty on the scales of normalizations by which network slimming finds
+    them (Liu et al. 2017).
 
     With `lc` the recipe is no part of the training: it is the C step of the LC algorithm, applied to plain weights
     again and again, and training is drawn to what it made.
@@ -161,8 +161,11 @@ class Stage:
         if self.lc is not None and (self.epochs < self.lc.first or (self.epochs - self.lc.first) % self.lc.epochs):
             spread = f"first={self.lc.first} and then any number of times epochs={self.lc.epochs}"
             raise ValueError(f"stage {self.name!r}: epochs={self.epochs} must be lc's {spread}")
-        if self.lc is not None and (self.rewind or self.remove or self.select != "last" or not self.recipe):
-            raise ValueError(f"stage {self.name!r} with lc needs a recipe and goes with no rewind, remove or selection")
+        others = self.rewind or self.remove or self.offset or self.select != "last"
+        if self.lc is not None and (others or not self.recipe):
+            raise ValueError(
+                f"stage {self.name!r} with lc needs a recipe and goes with no rewind, remove, offset or selection"
+            )
         if self.lc is not None and self.distill is not None and self.distill.knowledge:
             raise ValueError(f"stage {self.name!r}: lc goes with distillation from logits alone, not with knowledge")
         if self.slimming < 0:

@@ -34,9 +34,9 @@ class MLP:
     """A multilayer perceptron; LeNet-300-100 by default.
 
     Of the units `dropout` are dropped in training, of the pixels `input_dropout`. `norm` puts batch normalization after
-    every layer. `initial` kernels are normal with a variance of one over their
-    inputs, or ``uniform`` on [-1, 1), the range of BinaryConnect. With `center` every pixel is given less its mean over
-    the training images. Images get a margin of `pad` pixels of zero, which `center` does not go with.
+    every layer. `initial` kernels are normal with a variance of one over their inputs, or ``uniform`` on [-1, 1), the
+    range of BinaryConnect. With `center` every pixel is given less its mean over the training images. Images get a
+    margin of `pad` pixels of zero, which `center` does not go with.
     """
 
     hidden: tuple[int, ...] = (300, 100)

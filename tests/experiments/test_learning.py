@@ -104,7 +104,8 @@ def test_learned_ranks_and_sums_are_c_steps_too(settings):
         (lambda: stage(8), "epochs=8 must be lc's first=3 and then any number of times epochs=2"),
         (lambda: stage(1), "epochs=1 must be lc's first=3"),
         (lambda: stage(recipe=()), "with lc needs a recipe"),
-        (lambda: stage(select="best-validation"), "goes with no rewind, remove or selection"),
+        (lambda: stage(select="best-validation"), "no rewind, remove, offset or selection"),
+        (lambda: stage(offset=config.Offset("fc3/bias", (1,))), "no rewind, remove, offset or selection"),
     ],
 )
 def test_bad_stages_are_named(make, message):

@@ -38,9 +38,8 @@ def test_the_shift_without_a_number_leaves_the_fewest_errors_on_validation_examp
 
     best = min(errors(tenth / 10) for tenth in range(-200, 201))
     assert errors(found) == best < errors(0.0)
-    assert all(
-        errors(tenth / 10) > best for tenth in range(round(10 * abs(found)) - 1, 0, -1) for tenth in (tenth, -tenth)
-    )
+    smaller = [tenth / 10 for tenth in range(-200, 201) if abs(tenth) < round(10 * abs(found))]
+    assert smaller and all(errors(shift) > best for shift in smaller)
 
 
 def test_a_stage_begins_with_shifted_biases(tmp_path):

@@ -166,6 +166,19 @@ def test_a_student_learns_from_lessons_and_what_is_killed_goes_on_to_the_same_bi
     assert runs.run(experiment, other).metrics["params_sha256"] == whole["params_sha256"]
 
 
+def test_what_names_or_bounds_the_weights_of_the_student_leaves_those_of_its_lessons_alone(settings):
+    experiment = taught(config.Features("hint", ("fc1",), ("fc1",)), epochs=1)
+    frozen = config.Optimiser(learning_rate=3e-3, max_norm=0.01, rates=(config.Rate("fc1/.*", 0.0),))
+    experiment = replace(experiment, stages=(replace(experiment.stages[0], optimiser=frozen),))
+    built, state = runs.start(experiment, runs.dataset(experiment.data, None), settings)
+    after, _ = built.program(state, built.examples, built.key)
+    before, moved = (s.teaching.learned["1-features"][0]["layer1"]["kernel"] for s in (state, after))
+    assert np.any(np.asarray(before) != np.asarray(moved))
+    assert np.linalg.norm(moved, axis=0).min() > 0.01
+    np.testing.assert_array_equal(after.trainable["fc1"]["kernel"], state.trainable["fc1"]["kernel"])
+    assert np.linalg.norm(after.trainable["fc2"]["kernel"], axis=0).max() <= 0.01 * (1 + 1e-5)
+
+
 def test_a_transfer_set_has_some_classes_alone():
     data = runs.dataset(DENSE.data, None)
     logits = np.arange(len(data.train.labels), dtype=np.float32)[:, None]
