@@ -14,6 +14,7 @@ from flax import linen as nn
 import jaxcompress as jc
 from experiments import config, lc_weights, models, tflite_weights
 from experiments.activations import rounded
+from experiments.convolutions import in_training
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
 from experiments.teaching import Heard
@@ -106,9 +107,9 @@ def speaker(
     """
     logits = _logits(spec, classes, activations)
     if not taps:
-        plain = _in_training(jc.lift(logits))
+        plain = in_training(jc.lift(logits))
         return lambda params, images: Heard(plain(params, images), {})
-    tapped = _in_training(jc.taps(logits, taps))
+    tapped = in_training(jc.taps(logits, taps))
     return lambda params, images: Heard(*tapped(params, images))
 
 
@@ -158,7 +159,7 @@ def trainer(
         options = {"train": True, "rngs": {"dropout": key}, "mutable": [STATISTICS]}
         return module.apply(variables(params), scaled(images), **options)
 
-    run = _in_training(jc.taps(outputs, taps) if taps else jc.lift(outputs))
+    run = in_training(jc.taps(outputs, taps) if taps else jc.lift(outputs))
 
     def found(params: Any, images: jax.Array, key: jax.Array) -> Outputs:
         if not taps:
@@ -168,10 +169,6 @@ def trainer(
         return Outputs(logits, statistics, activations)
 
     return found
-
-
-def _in_training(lifted: Callable[..., Any]) -> Callable[..., Any]:
-    return jc.patches(lifted) if jax.default_backend() == "cpu" else lifted
 
 
 def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax.GradientTransformation:

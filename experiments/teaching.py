@@ -10,11 +10,12 @@ import optax
 from jax import Array
 
 from experiments import config
+from experiments.convolutions import in_training
 from jaxcompress import distill
 from jaxcompress.paths import Params, named_key
 
 _PARAPHRASING = 500  # steps in which a paraphraser is trained
-_PARAPHRASING_RATE = 1e-3
+_PARAPHRASING_RATE, _PARAPHRASING_BATCH = 1e-3, 100
 
 
 class Heard(NamedTuple):
@@ -66,7 +67,7 @@ class Lessons(NamedTuple):
         total, after = jnp.zeros(len(batch.labels)), {}
         for name, lesson in self.by_name.items():
             own = batch._replace(key=named_key(batch.key, name))
-            losses, after[name] = lesson.loss(learned[name], kept[name], own)
+            losses, after[name] = in_training(lesson.loss)(learned[name], kept[name], own)
             total = total + lesson.weight * losses
         return total, after
 
@@ -249,9 +250,12 @@ def _paraphraser(key: Array, student: Array, teacher: Array) -> tuple[Params, An
 
     @jax.jit
     def trained(params: Params, teacher: Array) -> Params:
-        def step(_: Array, state: Any) -> Any:
+        size = min(_PARAPHRASING_BATCH, len(teacher))
+
+        def step(number: Array, state: Any) -> Any:
             params, moments = state
-            slopes = jax.grad(lambda p: jnp.mean(distill.reconstruction(p, teacher)))(params)
+            batch = jax.lax.dynamic_slice_in_dim(teacher, number % (len(teacher) // size) * size, size)
+            slopes = jax.grad(lambda p: jnp.mean(in_training(distill.reconstruction)(p, batch)))(params)
             updates, moments = optimiser.update(slopes, moments)
             return optax.apply_updates(params, updates), moments
 
