@@ -40,6 +40,9 @@ def model(spec: config.Model, classes: int) -> nn.Module:
             return models.LeNet5BN(classes)
         case config.ResNet8():
             return models.ResNet8(classes, spec.width, norm=False)
+        case config.ResNet():
+            given = (spec.pixels.mean, spec.pixels.std)
+            return models.ResNet(spec.depth, classes, spec.width, True, spec.stem, spec.shortcut, *given)
 
 
 def initial_params(experiment: config.Experiment, dataset: Dataset, data_dir: pathlib.Path | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Reads the image sets that the experiments train on: digits, MNIST, Fashion-MNIST and CIFAR-10.
+"""Reads the image sets that the experiments train on: digits, MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
 Images stay uint8 as published; the trainer maps them to float32 on the device. Nothing is unpickled.
 """
@@ -17,8 +17,7 @@ import numpy as np
 
 from experiments.downloads import ACCEPTED, Checksums, files, locate, verified
 
-NAMES = ("digits", "mnist", "fashion-mnist", "cifar-10")
-CLASSES = 10  # in each of the sets above
+CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar-10": 10, "cifar-100": 100}
 
 
 class Split(NamedTuple):
@@ -47,7 +46,7 @@ def load(
     labels: int | None = None,
     accepted: Checksums = ACCEPTED,
 ) -> Dataset:
-    """Loads "digits", "mnist", "fashion-mnist" or "cifar-10".
+    """Loads "digits", "mnist", "fashion-mnist", "cifar-10" or "cifar-100", the last with its 100 fine labels.
 
     `validation` is how many examples, the last of the training set in file order, are held out of it (0 or
     more, fewer than there are: digits has 1437). `limit` then keeps the first `limit` examples of each split,
@@ -55,10 +54,10 @@ def load(
     each file to the MD5s it may have. Raises ValueError for an unknown name, a bad count or a corrupted file,
     FileNotFoundError for a file absent from a directory that the user named, OSError when no mirror serves it.
     """
-    if name not in NAMES:
-        close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
+    if name not in CLASSES:
+        close = difflib.get_close_matches(name.lower(), CLASSES, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise ValueError(f"no data set is called {name!r}{hint} The names are {', '.join(NAMES)}.")
+        raise ValueError(f"no data set is called {name!r}{hint} The names are {', '.join(CLASSES)}.")
     for option, kept in (("limit", limit), ("labels", labels)):
         if kept is not None and kept < 1:
             raise ValueError(f"{option}={kept} keeps no examples; give a count of at least 1, or None for all")
@@ -66,7 +65,7 @@ def load(
         train, test = _digits()
     else:
         root = locate(name, data_dir, accepted)
-        train, test = _cifar(root, accepted) if name == "cifar-10" else _mnist(root, name, accepted)
+        train, test = _cifar(root, name, accepted) if name.startswith("cifar") else _mnist(root, name, accepted)
     count = len(train.labels)
     if not 0 <= validation < count:
         raise ValueError(
@@ -75,7 +74,7 @@ def load(
     kept = count - validation
     training, held_out = _take(train, 0, kept), _take(train, kept, count)
     splits = [_take(split, 0, limit) for split in (training, held_out, test)]
-    return Dataset(name, _take(splits[0], 0, labels), *splits[1:], classes=CLASSES)
+    return Dataset(name, _take(splits[0], 0, labels), *splits[1:], classes=CLASSES[name])
 
 
 def drawn(split: Split, count: int, seed: int) -> Split:
@@ -117,18 +116,20 @@ def parse_idx(raw: bytes, ndim: int, source: str) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
-def parse_cifar(raw: bytes, source: str) -> Split:
-    """Parses a CIFAR-10 binary file (Krizhevsky 2009) into images (n, 32, 32, 3) and labels (n,).
+def parse_cifar(raw: bytes, source: str, *, coarse: bool = False, classes: int = 10) -> Split:
+    """Parses a CIFAR binary file (Krizhevsky 2009) into images (n, 32, 32, 3) and labels (n,).
 
-    A record is one label byte and 3072 pixel bytes: the red plane, the green, the blue, each row by row.
-    ValueError, naming `source`, when the length is not a whole number of records or a label is not a class;
-    that a file holds all 10,000 records its checksum tells.
+    A record is one label byte, behind another of the `coarse` label in CIFAR-100, and 3072 pixel bytes: the red plane,
+    the green, the blue, each row by row. ValueError, naming `source`, when the length is not a whole number of records
+    or a label is not one of the `classes`; that a file holds all its records its checksum tells.
     """
-    record = 1 + 3 * 32 * 32
+    start = 2 if coarse else 1
+    record = start + 3 * 32 * 32
     if not raw or len(raw) % record:
         raise ValueError(f"{source}: {len(raw)} bytes are not a whole, positive number of {record}-byte records")
     rows = np.frombuffer(raw, np.uint8).reshape(-1, record)
-    return _split(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0], source)
+    images = rows[:, start:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return _split(images, rows[:, start - 1], source, classes)
 
 
 def _mnist(root: Path, name: str, accepted: Checksums) -> tuple[Split, Split]:
@@ -149,12 +150,13 @@ def _mnist(root: Path, name: str, accepted: Checksums) -> tuple[Split, Split]:
     return split(*paths[:2]), split(*paths[2:])
 
 
-def _cifar(root: Path, accepted: Checksums) -> tuple[Split, Split]:
-    """Reads the six binary files of CIFAR-10 as (train, test)."""
-    batches = [parse_cifar(verified(root / path, accepted[path]), str(root / path)) for path in files("cifar-10")]
+def _cifar(root: Path, name: str, accepted: Checksums) -> tuple[Split, Split]:
+    """Reads the binary files of CIFAR-10 or CIFAR-100 as (train, test)."""
+    options = {"coarse": name == "cifar-100", "classes": CLASSES[name]}
+    batches = [parse_cifar(verified(root / path, accepted[path]), str(root / path), **options) for path in files(name)]
     *training, test = batches
     images, labels = (np.concatenate(parts) for parts in zip(*training, strict=True))
-    return _split(images, labels, str(root)), test
+    return _split(images, labels, str(root), CLASSES[name]), test
 
 
 def _digits() -> tuple[Split, Split]:
@@ -174,12 +176,12 @@ def _digits() -> tuple[Split, Split]:
     return _split(images[train], labels[train], "digits"), _split(images[test], labels[test], "digits")
 
 
-def _split(images: np.ndarray, labels: np.ndarray, source: str) -> Split:
+def _split(images: np.ndarray, labels: np.ndarray, source: str, classes: int = 10) -> Split:
     """Makes a Split of contiguous read-only arrays; ValueError for unequal counts or a label not a class."""
     if len(images) != len(labels):
         raise ValueError(f"{source}: {len(images)} images but {len(labels)} labels")
-    if labels.max() >= CLASSES:
-        raise ValueError(f"{source}: label {labels.max()} is not in 0..{CLASSES - 1}")
+    if labels.max() >= classes:
+        raise ValueError(f"{source}: label {labels.max()} is not in 0..{classes - 1}")
     split = Split(np.ascontiguousarray(images), labels.astype(np.int32))
     for array in split:
         array.flags.writeable = False  # one loaded set is shared by every run in a process

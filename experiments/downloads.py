@@ -7,6 +7,7 @@ Every file is checked against a table of checksums before it is parsed.
     mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz
     fashion-mnist/                                          the same four names
     cifar-10-batches-bin/{data_batch_1,...,data_batch_5,test_batch}.bin
+    cifar-100-binary/{train,test}.bin
     mlperf-tiny/*.tflite                                    trained models of MLPerf Tiny
     lc-lenet300/lenet300_classic.pklz                       the LC toolkit's trained LeNet-300-100
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pooch
 
-CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
+ARCHIVES = {"cifar-10": "cifar-10-binary.tar.gz", "cifar-100": "cifar-100-binary.tar.gz"}
 
 Checksums = Mapping[str, Sequence[str]]
 
@@ -38,7 +39,10 @@ ACCEPTED: Checksums = {
     "mlperf-tiny/pretrainedResnet.tflite": ("6ba6fa3ed68c479ef7be253ba3f0b789",),
     "mlperf-tiny/pretrainedResnet_quant.tflite": ("2d6dd48722471313e4c4528249205ae3",),
     "lc-lenet300/lenet300_classic.pklz": ("bf36838da42b6a3f2016c363db4044ab",),
-    CIFAR_ARCHIVE: ("c32a1d4ab5d03f1284b67883e8d87530",),
+    "cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530",),
+    "cifar-100-binary.tar.gz": ("03b5dce01913d631647c71ecec9e9cb8",),
+    "cifar-100-binary/train.bin": ("6172c7755cfe09b2fe270c85cebc1b15",),
+    "cifar-100-binary/test.bin": ("4499cfba6c016c1be1438163640a0898",),
     "cifar-10-batches-bin/data_batch_1.bin": (
         "5dd7e06a14cb22eb9f671a540d1b7c25",
         "e8800bf27ec6f45491f149f7317b9608",
@@ -74,6 +78,7 @@ MIRRORS: Mapping[str, Sequence[str]] = {
     ),
     "fashion-mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
     "cifar-10": ("https://www.cs.toronto.edu/~kriz/",),
+    "cifar-100": ("https://www.cs.toronto.edu/~kriz/",),
     "mlperf-tiny": (
         "https://raw.githubusercontent.com/mlcommons/tiny/master/benchmark/training/image_classification/trained_models/",
     ),
@@ -88,6 +93,8 @@ def files(name: str) -> tuple[str, ...]:
     if name == "cifar-10":
         stems = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
         return tuple(f"cifar-10-batches-bin/{stem}.bin" for stem in stems)
+    if name == "cifar-100":
+        return ("cifar-100-binary/train.bin", "cifar-100-binary/test.bin")
     if name == "mlperf-tiny":
         return tuple(f"mlperf-tiny/pretrainedResnet{kind}.tflite" for kind in ("", "_quant"))
     if name == "lc-lenet300":
@@ -112,7 +119,7 @@ def locate(name: str, data_dir: str | os.PathLike[str] | None = None, accepted: 
     nearest = min(roots, key=lambda root: len(missing[root]))
     if missing[nearest]:
         origin = "data_dir" if data_dir else "JAXCOMPRESS_DATA"
-        source = MIRRORS[name][0] + (CIFAR_ARCHIVE if name == "cifar-10" else "")
+        source = MIRRORS[name][0] + ARCHIVES.get(name, "")
         raise FileNotFoundError(
             f"{nearest / missing[nearest][0]} does not exist. The directory given by {origin} must hold"
             f" {', '.join(files(name))} (missing: {len(missing[nearest])} of {len(files(name))})."
@@ -125,13 +132,13 @@ def fetch(
     name: str, root: Path, *, mirrors: Mapping[str, Sequence[str]] = MIRRORS, accepted: Checksums = ACCEPTED
 ) -> None:
     """Downloads into `root` whatever files of `name` it lacks; a complete set is left alone."""
-    if name != "cifar-10":
+    if name not in ARCHIVES:
         for path in files(name):
             urls = [base + Path(path).name for base in mirrors[name]]
             download(urls, accepted[path][0], root / path)
     elif not all((root / path).is_file() for path in files(name)):
-        archive = root / CIFAR_ARCHIVE
-        download([base + CIFAR_ARCHIVE for base in mirrors[name]], accepted[CIFAR_ARCHIVE][0], archive)
+        archive = root / ARCHIVES[name]
+        download([base + archive.name for base in mirrors[name]], accepted[archive.name][0], archive)
         _extract(archive, files(name), root)
         archive.unlink()  # 170 MB that nothing reads again
 

@@ -43,6 +43,7 @@ from experiments.config.models import LeNet5BN as LeNet5BN
 from experiments.config.models import Model as Model
 from experiments.config.models import Pixels as Pixels
 from experiments.config.models import Pretrained as Pretrained
+from experiments.config.models import ResNet as ResNet
 from experiments.config.models import ResNet8 as ResNet8
 from experiments.config.pruning import ACDC as ACDC
 from experiments.config.pruning import NM as NM

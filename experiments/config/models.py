@@ -11,7 +11,7 @@ class Data:
     `labels` keeps only so many of the training examples, the first, and all others.
     """
 
-    name: Literal["digits", "mnist", "fashion-mnist", "cifar-10"] = "mnist"
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100"] = "mnist"
     validation: int = 5000
     limit: int | None = None
     labels: int | None = None
@@ -76,6 +76,20 @@ class ResNet8:
 
 
 @dataclass(frozen=True)
+class ResNet:
+    """A residual network for small images of He et al. (2016), with batch normalization (`experiments.models.ResNet`).
+
+    Its `stem` is as wide as the first stack if it is not said to have another width.
+    """
+
+    depth: int = 20
+    width: int = 16
+    stem: int | None = None
+    shortcut: Literal["identity", "normalized"] = "identity"
+    pixels: Pixels = Pixels()
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """Names a published file to start from, and the largest value that its model takes where ours takes 1."""
 
@@ -83,4 +97,4 @@ class Pretrained:
     input_range: float = 1.0
 
 
-Model = Union[MLP, LeNet5, LeNet5BN, ResNet8]  # noqa: UP007 (cattrs reads the members of a Union)
+Model = Union[MLP, LeNet5, LeNet5BN, ResNet8, ResNet]  # noqa: UP007 (cattrs reads the members of a Union)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments.models.blocks import Norm, batch_norm
+from experiments.models.blocks import Norm, batch_norm, standardized
 
 LECUN = nn.initializers.lecun_normal()
 
@@ -43,7 +43,7 @@ class MLP(nn.Module):
         initial = LECUN if self.initial == "lecun" else _uniform
         if self.pad:
             x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
-        x = _standardized(x.reshape(x.shape[0], -1), self.mean, self.std)
+        x = standardized(x.reshape(x.shape[0], -1), self.mean, self.std)
         if self.center:
             x = x - self.variable("batch_stats", "pixel_mean", jnp.zeros, x.shape[1:]).value[None]
         x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
@@ -69,7 +69,7 @@ class LeNet5(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
         _check_size(x)
-        x = _standardized(x, self.mean, self.std)
+        x = standardized(x, self.mean, self.std)
         for name, filters in (("conv1", 20), ("conv2", 50)):
             x = nn.Conv(filters, (5, 5), padding="VALID", name=name)(x)
             x = nn.max_pool(nn.relu(x) if self.relu else x, (2, 2), strides=(2, 2))
@@ -106,11 +106,6 @@ def _dense(x: jax.Array, features: int, name: str, norm: Norm, initial: Any = LE
     """Runs the layer `name` and the normalization ``<name>_norm`` in the module that is being built."""
     x = nn.Dense(features, use_bias=norm is None, kernel_init=initial, name=name)(x)
     return x if norm is None else norm(name=f"{name}_norm")(x)
-
-
-def _standardized(x: jax.Array, mean: float, std: float) -> jax.Array:
-    """Returns ``(x - mean) / std``; no operation at all for a mean of zero and a deviation of one."""
-    return x if (mean, std) == (0.0, 1.0) else (x - mean) / std
 
 
 def _uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

@@ -100,6 +100,18 @@ def test_cifar_keeps_file_order_and_moves_channels_last(tmp_path):
     np.testing.assert_array_equal(np.concatenate([split.labels for split in loaded[1:4]]), labels)
 
 
+def test_cifar_100_is_read_by_its_fine_labels(tmp_path):
+    planes, _ = examples(np.random.default_rng(1), 6, (3, 32, 32))
+    coarse, fine = np.arange(6, dtype=np.uint8), np.array([99, 0, 50, 1, 98, 7], np.uint8)
+    records = np.concatenate([coarse[:, None], fine[:, None], planes.reshape(6, -1)], axis=1)
+    contents = dict(zip(downloads.files("cifar-100"), (records[:4].tobytes(), records[4:].tobytes()), strict=True))
+    loaded = data.load("cifar-100", data_dir=tmp_path, validation=1, accepted=write(tmp_path, contents))
+    assert loaded.classes == 100
+    np.testing.assert_array_equal(np.concatenate([split.labels for split in loaded[1:4]]), fine)
+    images = np.concatenate([split.images for split in loaded[1:4]])
+    np.testing.assert_array_equal(images, planes.transpose(0, 2, 3, 1))
+
+
 def test_directory_may_come_from_the_environment(mnist, monkeypatch):
     root, accepted = mnist
     monkeypatch.setenv("JAXCOMPRESS_DATA", str(root))
@@ -153,7 +165,7 @@ def test_limit_must_keep_something():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("cifar10", "cifar-10"), ("MNIST", "mnist"), ("fashion", "fashion-mnist")]
+    ("wrong", "right"), [("cifar10", "cifar-10"), ("cifar100", "cifar-100"), ("MNIST", "mnist"), ("fashion", "fashion-mnist")]
 )
 def test_unknown_name_suggests_the_closest(wrong, right):
     with pytest.raises(ValueError, match=f"{wrong!r}; did you mean {right!r}.*digits, mnist"):

@@ -24,9 +24,8 @@ def test_named_folders_are_searched_for_the_one_that_holds_the_set(tmp_path, mon
 
 
 def test_every_published_file_has_checksums():
-    assert set(downloads.ACCEPTED) == {p for n in downloads.MIRRORS for p in downloads.files(n)} | {
-        downloads.CIFAR_ARCHIVE
-    }
+    published = {path for name in downloads.MIRRORS for path in downloads.files(name)}
+    assert set(downloads.ACCEPTED) == published | set(downloads.ARCHIVES.values())
     sums = [checksum for accepted in downloads.ACCEPTED.values() for checksum in accepted]
     assert len(set(sums)) == len(sums) and all(len(bytes.fromhex(checksum)) == 16 for checksum in sums)
 
@@ -96,9 +95,9 @@ def test_fetch_unpacks_only_the_named_members_of_the_cifar_archive(server, tmp_p
     directory, base, asked = server
     contents, *_ = cifar_files()
     accepted = write(tmp_path / "made", {**contents, "cifar-10-batches-bin/readme.html": b"hello"})
-    with tarfile.open(directory / downloads.CIFAR_ARCHIVE, "w:gz") as tar:
+    with tarfile.open(directory / downloads.ARCHIVES["cifar-10"], "w:gz") as tar:
         tar.add(tmp_path / "made" / "cifar-10-batches-bin", "cifar-10-batches-bin")
-    accepted[downloads.CIFAR_ARCHIVE] = (md5((directory / downloads.CIFAR_ARCHIVE).read_bytes()),)
+    accepted[downloads.ARCHIVES["cifar-10"]] = (md5((directory / downloads.ARCHIVES["cifar-10"]).read_bytes()),)
     cache = tmp_path / "cache"
     fetch = partial(downloads.fetch, "cifar-10", cache, mirrors={"cifar-10": [base]}, accepted=accepted)
     fetch()

@@ -14,10 +14,17 @@ from tests.experiments.models import draws
 
 # Input, parameters, statistics, multiply-adds. Parameters and statistics add up to the totals that Keras prints for the
 # published models: 78,666 (ResNet-8), 24,908 (DS-CNN), 221,794 (MobileNetV1), 269,992 (autoencoder); ResNet-20's
-# 269,722 and the multiply-adds are sums over its layers by hand, as is the ViT.
+# 269,722 and the multiply-adds are sums over its layers by hand, as are the ResNet-8x4 and the ViT.
 SIZES = {
     "resnet8": (models.ResNet8(), (32, 32, 3), 78_186, 480, 12_501_632),
     "resnet20": (models.ResNet(), (32, 32, 3), 269_722, 1_376, 40_551_040),
+    "resnet8x4": (
+        models.ResNet(8, 100, 64, stem=32, shortcut="normalized"),
+        (32, 32, 3),
+        1_233_540,
+        2_752,
+        177_071_104,
+    ),
     "ds_cnn": (models.DSCNN(), (49, 10, 1), 23_756, 1_152, 2_656_768),
     "mobilenet": (models.MobileNetV1(), (96, 96, 3), 216_322, 5_472, 7_489_664),
     "autoencoder": (models.AutoEncoder(), (640,), 267_928, 2_064, 264_192),
@@ -27,7 +34,12 @@ SIZES = {
 # Small ones with a normalization, for what has to run.
 NORMED = {
     "resnet8": (lambda norm: models.ResNet8(width=4, norm=norm), (2, 8, 8, 3), 10),
-    "resnet": (lambda norm: models.ResNet(8, width=4, norm=norm), (2, 9, 8, 3), 10),
+    "resnet_plain": (lambda norm: models.ResNet(8, width=4, norm=norm), (2, 9, 8, 3), 10),
+    "resnet_wide": (
+        lambda norm: models.ResNet(8, 10, 6, norm, stem=4, shortcut="normalized", mean=0.1, std=0.5),
+        (2, 9, 8, 3),
+        10,
+    ),
     "ds_cnn": (lambda norm: models.DSCNN(width=6, blocks=2, norm=norm), (2, 9, 10, 1), 12),
     "mobilenet": (lambda norm: models.MobileNetV1(blocks=((64, 1), (96, 2)), norm=norm), (2, 9, 8, 3), 2),
     "autoencoder": (lambda norm: models.AutoEncoder((5, 3, 5), norm=norm), (2, 7), 7),
@@ -86,7 +98,7 @@ def test_layers_lists_what_has_a_kernel(name, norm):
 def test_folding_the_normalization_changes_nothing(name):
     model, variables, x = built(name)
     expected = jax.jit(model.apply)(variables, x)
-    plain, epsilon = NORMED[name][0](False), 1e-5 if name == "resnet" else 1e-3
+    plain, epsilon = NORMED[name][0](False), 1e-5 if name.startswith("resnet_") else 1e-3
     found = jax.jit(plain.apply)({"params": folded(variables, epsilon)}, x)
     assert found.shape == (x.shape[0], NORMED[name][2]) and found.dtype == jnp.float32
     scale = float(jnp.max(jnp.abs(expected)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.models import ResNet, ResNet8
+from experiments.models.blocks import batch_norm
 from experiments.models.resnet import ResidualBlock
 from tests.experiments.models import draws
 
@@ -37,7 +38,19 @@ def test_projection_shortcut_is_a_strided_product(x):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shortcut", ["identity", "projection"])
+def test_normalized_shortcut_has_the_normalization_of_the_block(x):
+    block = ResidualBlock(5, batch_norm(True, train=False), "normalized", bias=False)
+    params = draws.shapes(block, x.shape[1:])["params"]
+    assert set(params["shortcut"]) == {"kernel"} and set(params["shortcut_norm"]) == {"scale", "bias"}
+
+
+@pytest.mark.parametrize("stem", [0, 5])
+def test_impossible_stems_are_refused(stem):
+    with pytest.raises(ValueError, match=f"stem={stem}: it has from 1 to width=4"):
+        ResNet(8, width=4, stem=stem)
+
+
+@pytest.mark.parametrize("shortcut", ["identity", "projection", "normalized"])
 def test_a_block_that_keeps_the_shape_keeps_its_input(x, shortcut):
     found, params = through_the_shortcut(x, shortcut, 1, 3)
     assert set(params) == {"conv1", "conv2"}
