@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ from experiments.activations import rounded
 from experiments.convolutions import in_training
 from experiments.data import Dataset
 from experiments.downloads import ACCEPTED, locate, verified
-from experiments.teaching import Heard
 from experiments.variables import STATISTICS, joined, variables
 from jaxcompress.paths import Params, compiled, named_key, path_text, rewrite, select
 
@@ -99,6 +98,13 @@ def predictor(
     With `activations` they are rounded in the ranges that `params` hold.
     """
     return jc.lift(_logits(spec, classes, activations))
+
+
+class Heard(NamedTuple):
+    """Holds what a network says of a batch: its logits, and its activations by name."""
+
+    logits: jax.Array
+    taps: Mapping[str, jax.Array]
 
 
 def speaker(

@@ -79,8 +79,13 @@ def load(
 
 def drawn(split: Split, count: int, seed: int) -> Split:
     """Draws `count` examples of a split without repetition by a seed, all if there are fewer, in the split's order."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
+    chosen = drawn_rows(len(split.labels), count, seed)
     return Split(split.images[chosen], split.labels[chosen])
+
+
+def drawn_rows(total: int, count: int, seed: int) -> np.ndarray:
+    """Draws the places of `count` examples of `total` as `drawn` does."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
 
 
 def fingerprint(dataset: Dataset) -> str:

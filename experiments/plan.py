@@ -1,7 +1,7 @@
 """What training a stage needs, and the parameters that it begins with."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import jaxcompress as jc
 from experiments import build, config, factorization, learning, recipes, removal, scoring, teaching, train
 from experiments.activations import with_ranges
 from experiments.augmentation import augmented
-from experiments.data import Dataset, drawn
+from experiments.data import Dataset, drawn, drawn_rows
 from experiments.offsets import shifted
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
@@ -22,7 +22,7 @@ from jaxcompress.paths import flatten, named_key, replaced, select
 
 # What a teacher says: its logits (examples, classes) for all training images, without columns if there is none; or a
 # function of a batch of them, where they are changed at random or more than logits is asked for.
-Taught = np.ndarray | Callable[[jax.Array], teaching.Heard]
+Taught = np.ndarray | Callable[[jax.Array], build.Heard]
 
 Made = Callable[[config.Experiment], Any]  # the parameters that an experiment ends with
 
@@ -38,27 +38,47 @@ def training(experiment: config.Experiment) -> config.Stage:
     return stage
 
 
-def teacher(experiment: config.Experiment) -> config.Experiment | None:
-    """Returns the teacher of the last stage, None without one; raises ValueError if it is trained on other data."""
+def teachers(experiment: config.Experiment) -> tuple[config.Experiment, ...]:
+    """Returns the teachers of the last stage; raises ValueError if one is trained on other data."""
     distill = training(experiment).distill
-    if distill is None:
-        return None
-    if distill.teacher.data != experiment.data:
-        raise ValueError(f"the teacher is trained on {distill.teacher.data}, its student on {experiment.data}")
-    return distill.teacher
+    found = distill.teachers if distill is not None else ()
+    for teacher in found:
+        if teacher.data != experiment.data:
+            raise ValueError(f"the teacher is trained on {teacher.data}, its student on {experiment.data}")
+    return found
 
 
 def in_step(stage: config.Stage) -> bool:
-    """Tells whether the teacher of a stage has to be heard in every step."""
-    return bool(stage.augment or (stage.distill is not None and stage.distill.knowledge))
+    """Tells whether the teachers of a stage have to be heard in every step."""
+    knowledge = stage.distill.knowledge if stage.distill is not None else ()
+    return bool(stage.augment or teaching.tapped(knowledge)[1])
 
 
-def speaker(experiment: config.Experiment, data: Dataset, params: Any) -> Callable[[jax.Array], teaching.Heard]:
-    """Returns the teacher of the last stage, which has these parameters, as a function of a batch of images."""
-    stage, of = training(experiment), teacher(experiment)
-    assert stage.distill is not None and of is not None
-    _, taps = teaching.tapped(stage.distill.knowledge)
-    return partial(build.speaker(of.model, data.classes, of.activations, taps), params)
+def heard(experiment: config.Experiment, data: Dataset, params: Sequence[Any]) -> Callable[[jax.Array], build.Heard]:
+    """Returns the teachers of the last stage, which have these parameters, as a function of a batch of images."""
+    distill = training(experiment).distill
+    assert distill is not None
+    _, taps = teaching.tapped(distill.knowledge)
+    told = [taps, *((),) * len(distill.ensemble)]
+    speakers = [
+        partial(build.speaker(of.model, data.classes, of.activations, of_teacher), own)
+        for of, of_teacher, own in zip(teachers(experiment), told, params, strict=True)
+    ]
+
+    def all_heard(images: jax.Array) -> build.Heard:
+        first, *others = (speaker(images) for speaker in speakers)
+        return first._replace(logits=averaged(distill, [first.logits, *(other.logits for other in others)]))
+
+    return all_heard
+
+
+def averaged(distill: config.Distill, logits: Sequence[Any]) -> Any:
+    """Returns the logits of one teacher as they are, and those that stand for several."""
+    return (
+        logits[0]
+        if len(logits) == 1
+        else jc.distill.online.averaged(list(map(jnp.asarray, logits)), distill.temperature)
+    )
 
 
 def transfer_set(experiment: config.Experiment, data: Dataset, taught: Taught) -> tuple[Dataset, Taught]:
@@ -189,7 +209,6 @@ class Plan(NamedTuple):
             state = train.begin(params, optimiser)
             if lessons is None:
                 return state
-            assert callable(taught)
             batch = _first_batch(outputs, taught, data, params, experiment.seed, key)
             learned, kept = lessons.begin(batch.key, batch, examples.labels)
             jax.eval_shape(lessons.loss, learned, kept, batch)  # what does not fit is found before training
@@ -206,20 +225,15 @@ class Plan(NamedTuple):
 
 
 def _first_batch(
-    outputs: Callable[..., build.Outputs],
-    taught: Callable[[jax.Array], teaching.Heard],
-    data: Dataset,
-    params: Any,
-    seed: int,
-    key: jax.Array,
+    outputs: Callable[..., build.Outputs], taught: Taught, data: Dataset, params: Any, seed: int, key: jax.Array
 ) -> teaching.Batch:
     """Returns what both networks say of training images drawn by the seed, from which lessons begin."""
-    chosen = drawn(data.train, _LESSON_EXAMPLES, seed)
-    images = jnp.asarray(chosen.images)
+    rows = drawn_rows(len(data.train.labels), _LESSON_EXAMPLES, seed)
+    images, labels = jnp.asarray(data.train.images[rows]), jnp.asarray(data.train.labels[rows])
     made = jax.jit(outputs)(params, images, key)
-    labels = jnp.asarray(chosen.labels)
-    student = teaching.Heard(made.logits, made.taps)
-    return teaching.Batch(student, jax.jit(taught)(images), labels, jnp.arange(len(labels)), named_key(key, "lessons"))
+    student = build.Heard(made.logits, made.taps)
+    teacher = jax.jit(taught)(images) if callable(taught) else build.Heard(jnp.asarray(taught[rows]), {})
+    return teaching.Batch(images, student, teacher, labels, jnp.asarray(rows), named_key(key, "lessons"))
 
 
 def _unfinished(technique: config.Technique) -> bool:

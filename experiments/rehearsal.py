@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import config
 from experiments.data import Dataset
-from experiments.plan import Plan, Taught, given, in_step, rewound, speaker, teacher, training
+from experiments.plan import Plan, Taught, given, heard, in_step, rewound, teachers, training
 
 
 class Rehearsal:
@@ -36,10 +36,11 @@ class Rehearsal:
         if isinstance(experiment.stages[-1], config.PostTraining):
             return params
         taught: Taught = np.zeros((len(data.train.labels), 0), np.float32)
-        if (of := teacher(experiment)) is not None:
-            params_of_teacher = self.begin(of)
-            if in_step(training(experiment)):
-                taught = speaker(experiment, data, params_of_teacher)
+        params_of_teachers = [self.begin(of) for of in teachers(experiment)]
+        if params_of_teachers and in_step(training(experiment)):
+            taught = heard(experiment, data, params_of_teachers)
+        elif params_of_teachers:
+            taught = np.zeros((len(data.train.labels), data.classes), np.float32)
         plan = Plan.of(experiment, data, taught)
         to = rewound(experiment, data, self._data_dir, self.begin)
         return plan.handed_on(plan.begin(params, to))

@@ -25,7 +25,7 @@ from experiments.checkpoints import checkpoints, load_params, save_params
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.plan import Made, Plan, Taught, given, in_step, rewound, speaker, teacher, training
+from experiments.plan import Made, Plan, Taught, averaged, given, heard, in_step, rewound, teachers, training
 from experiments.stored_logits import stored
 from jaxcompress.export.files import write_whole
 
@@ -207,20 +207,25 @@ def _finish(
 
 
 def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) -> Taught:
-    """Returns what the frozen teacher says, training it first."""
-    of = teacher(experiment)
-    if of is None:
+    """Returns what the frozen teachers say, training them first."""
+    stage, of = training(experiment), teachers(experiment)
+    if stage.distill is None or not of:
         return np.zeros((len(data.train.labels), 0), np.float32)
-    made = run(of, settings)
-    params = made.params()
-    if in_step(training(experiment)):
-        return speaker(experiment, data, params)
-    predictor = build.predictor(of.model, data.classes, of.activations)
+    made = [run(teacher, settings) for teacher in of]
+    if in_step(stage):
+        return heard(experiment, data, [each.params() for each in made])
+    logits = [_stored_logits(teacher, each, data) for teacher, each in zip(of, made, strict=True)]
+    return np.asarray(averaged(stage.distill, logits))
+
+
+def _stored_logits(teacher: config.Experiment, made: Run, data: Dataset) -> np.ndarray:
+    """Returns the logits of a teacher for all training images, kept in its run."""
+    predictor = build.predictor(teacher.model, data.classes, teacher.activations)
     return stored(
         made.folder / "training-logits.npz",
         made.metrics["params_sha256"],
         fingerprint(data),
-        lambda: evaluate.predict(predictor, params, data.train.images),
+        lambda: evaluate.predict(predictor, made.params(), data.train.images),
     )
 
 

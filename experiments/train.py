@@ -10,8 +10,8 @@ import optax
 from jax import Array, lax
 
 import jaxcompress as jc
-from experiments.build import Outputs
-from experiments.teaching import Batch, Heard, Lessons
+from experiments.build import Heard, Outputs
+from experiments.teaching import Batch, Lessons
 from experiments.variables import cut_like, split
 
 _AUGMENTATION, _LESSONS = 1, 2  # folded into the key of a step, which dropout is drawn by
@@ -101,8 +101,7 @@ def epoch_program(
     `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
     that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step. Images
     are changed by ``augment(images, key)``; ``teacher(images)`` is heard on what becomes of them, where the logits of
-    the examples are of the images as they were. Lessons need it, and move what they train by the optimiser
-    `of_lessons`.
+    the examples are of the images as they were. What lessons train is moved by the optimiser `of_lessons`.
     """
     loss = _loss(outputs, objective)
 
@@ -167,7 +166,8 @@ def _loss(outputs: Callable[[Any, Array, Array], Outputs], objective: Objective)
             total = (1 - objective.distill) * total + objective.distill * soft
         if objective.lessons is not None:
             own = jax.random.fold_in(key, _LESSONS)
-            batch = Batch(Heard(made.logits, made.taps), heard, examples.labels, indices, own)
+            student = Heard(made.logits, made.taps)
+            batch = Batch(examples.images, student, heard, examples.labels, indices, own)
             losses, kept = objective.lessons.loss(learned, state.teaching.kept, batch)
             total = total + losses
         mean = total.mean()

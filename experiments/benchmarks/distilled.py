@@ -12,7 +12,8 @@ import jaxcompress as jc
 from experiments import build, config, train
 from experiments.benchmarks.steps import MOMENTUM, RATE
 from experiments.benchmarks.timing import Effort, Report, Row, race, row
-from experiments.teaching import Batch, Heard, Lessons, tapped
+from experiments.build import Heard
+from experiments.teaching import Batch, Lessons, tapped
 from jaxcompress.distill import memory
 
 PLAIN, STORED, HEARD = "labels alone", "stored logits of a teacher", "a teacher in the step"
@@ -84,9 +85,8 @@ def _epoch(
     state, lessons = train.begin(params, optimiser), Lessons.of(knowledge) if knowledge else None
     if lessons is not None:
         made = outputs(params, images, jax.random.key(0))
-        batch = Batch(
-            Heard(made.logits, made.taps), speaker(theirs, images), labels, jnp.arange(total), jax.random.key(1)
-        )
+        student, teacher = Heard(made.logits, made.taps), speaker(theirs, images)
+        batch = Batch(images, student, teacher, labels, jnp.arange(total), jax.random.key(1))
         everyone = jnp.asarray(random.integers(0, 10, effort.examples, np.int32))
         learned, kept = lessons.begin(jax.random.key(2), batch, everyone)
         state = state._replace(teaching=train.Teaching(learned, optimiser.init(learned), kept))

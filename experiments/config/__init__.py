@@ -7,10 +7,14 @@ classes may stand the key ``type`` names it.
 
 from experiments.config.distillation import DIST as DIST
 from experiments.config.distillation import DKD as DKD
+from experiments.config.distillation import KD as KD
 from experiments.config.distillation import NKD as NKD
+from experiments.config.distillation import Branches as Branches
 from experiments.config.distillation import Contrast as Contrast
+from experiments.config.distillation import Exits as Exits
 from experiments.config.distillation import Features as Features
 from experiments.config.distillation import Knowledge as Knowledge
+from experiments.config.distillation import Mutual as Mutual
 from experiments.config.distillation import Relations as Relations
 from experiments.config.distillation import StandardizedKD as StandardizedKD
 from experiments.config.distillation import TeacherFree as TeacherFree

@@ -7,6 +7,16 @@ Features and embeddings are named as `jaxcompress.taps` names them; in the model
 from dataclasses import dataclass
 from typing import Literal, Union
 
+from experiments.config.models import Model
+
+
+@dataclass(frozen=True)
+class KD:
+    """Softened logits (`jaxcompress.distill.kd`), added to the other losses where those of a stage are shared out."""
+
+    weight: float = 1.0
+    temperature: float = 4.0
+
 
 @dataclass(frozen=True)
 class DKD:
@@ -114,5 +124,69 @@ class Contrast:
             raise ValueError(f"{self.loss}: {given} must be positive")
 
 
-_Logits = Union[DKD, DIST, NKD, StandardizedKD, TeacherFree]  # noqa: UP007
-Knowledge = Union[_Logits, Features, Relations, Contrast]  # noqa: UP007 (cattrs reads the members of a Union)
+@dataclass(frozen=True)
+class Mutual:
+    """Trains `peers` beside the student, each by what all others say (`jaxcompress.distill.online.mutual`).
+
+    They see the same batches, learn from the labels too and are left behind at the end of the stage. The `weight` is
+    that of the divergences.
+    """
+
+    peers: tuple[Model, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.peers:
+            raise ValueError("mutual: there are no peers; a student needs at least one")
+        if any(getattr(peer, "center", False) for peer in self.peers):
+            raise ValueError("mutual: a peer cannot have center, the statistics of a training set")
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Puts `branches` more classifiers on the student's activation `at`; a gate makes a teacher of them and of it.
+
+    That is `jaxcompress.distill.online.ensemble`, weighed by `weight`; branches and ensemble learn from the labels
+    too. Departure from Lan et al. (2018): a branch is two layers, every place alike, in front of a mean over the places
+    and a linear classifier, not a copy of the student's end.
+    """
+
+    at: str
+    branches: int = 2
+    weight: float = 1.0
+    temperature: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.branches < 1 or not self.temperature > 0:
+            given = f"branches={self.branches}, temperature={self.temperature}"
+            raise ValueError(f"branches at {self.at!r}: {given}; branches are at least 1, temperatures above 0")
+
+
+@dataclass(frozen=True)
+class Exits:
+    """Puts classifiers on early activations `at` of the student, taught by its own end.
+
+    That is `jaxcompress.distill.online.own_teacher`. Their features are drawn to those of the student's activation
+    `last` by the weight `hint`, their outputs to the student's by `soft` and to the labels by the rest. Departure from
+    Zhang et al. (2019): an exit is what a branch is in `Branches`, and hints are between means over the places.
+    """
+
+    at: tuple[str, ...]
+    last: str
+    weight: float = 1.0
+    temperature: float = 3.0
+    soft: float = 0.3
+    hint: float = 0.03
+
+    def __post_init__(self) -> None:
+        if not self.at or not self.temperature > 0 or not 0 <= self.soft <= 1 or self.hint < 0:
+            given = f"at={list(self.at)}, temperature={self.temperature}, soft={self.soft}, hint={self.hint}"
+            raise ValueError(
+                f"exits: {given}; there is at least one, temperatures are above 0, soft is from 0 to 1, hint at least 0"
+            )
+
+
+_Logits = Union[KD, DKD, DIST, NKD, StandardizedKD, TeacherFree]  # noqa: UP007
+_Online = Union[Mutual, Branches, Exits]  # noqa: UP007
+Knowledge = Union[_Logits, Features, Relations, Contrast, _Online]  # noqa: UP007 (cattrs reads the members of a Union)
+TEACHERLESS = (TeacherFree, Mutual, Branches, Exits)  # what a student learns with no teacher

@@ -165,7 +165,8 @@ def test_limit_must_keep_something():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("cifar10", "cifar-10"), ("cifar100", "cifar-100"), ("MNIST", "mnist"), ("fashion", "fashion-mnist")]
+    ("wrong", "right"),
+    [("cifar10", "cifar-10"), ("cifar100", "cifar-100"), ("MNIST", "mnist"), ("fashion", "fashion-mnist")],
 )
 def test_unknown_name_suggests_the_closest(wrong, right):
     with pytest.raises(ValueError, match=f"{wrong!r}; did you mean {right!r}.*digits, mnist"):

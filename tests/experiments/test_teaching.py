@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config, plan, rehearsal, runs, teaching
+from experiments import build, config, plan, rehearsal, runs, teaching
 from jaxcompress import distill
 from tests.experiments.test_runs import DENSE
 
@@ -21,19 +21,21 @@ def maps(size, channels, seed):
 def heard(seed, channels):
     logits = jnp.asarray(np.random.default_rng(seed).standard_normal((BATCH, 5)), jnp.float32)
     taps = {"early": maps(6, channels, seed + 1), "late": maps(3, 2 * channels, seed + 2)}
-    return teaching.Heard(logits, taps)
+    return build.Heard(logits, taps)
 
 
 LABELS = jnp.arange(20) % 5
 BOTH = {"student": ("early", "late"), "teacher": ("early", "late")}
 LATE = {"student": "late", "teacher": "late"}
 KNOWLEDGE = [
-    *(config.DKD(), config.DIST(), config.NKD(), config.StandardizedKD(), config.TeacherFree()),
+    *(config.KD(), config.DKD(), config.DIST(), config.NKD(), config.StandardizedKD(), config.TeacherFree()),
     *(config.Features(loss, **BOTH) for loss in ("hint", "attention", "nst", "vid", "activation-boundary")),
     *(config.Features(loss, **BOTH) for loss in ("overhaul", "factor-transfer", "review")),
     *(config.Relations(loss, **LATE) for loss in ("rkd-distance", "rkd-angle", "similarity")),
     *(config.Relations(loss, **LATE) for loss in ("correlation-congruence", "pkt")),
     *(config.Contrast(loss, **LATE, features=6, negatives=4) for loss in ("crd", "in-batch")),
+    *(config.Mutual((config.MLP((6,)), config.MLP((7,), norm=True))), config.Branches("early")),
+    config.Exits(("early",), "late"),
 ]
 
 
@@ -46,7 +48,8 @@ def promotion():
 
 def batch(student_channels=4, teacher_channels=6):
     student, teacher = heard(0, student_channels), heard(10, teacher_channels)
-    return teaching.Batch(student, teacher, LABELS[:BATCH], jnp.arange(BATCH), jax.random.key(0))
+    images = jnp.asarray(np.random.default_rng(3).integers(0, 256, (BATCH, 4, 4, 1), np.uint8))
+    return teaching.Batch(images, student, teacher, LABELS[:BATCH], jnp.arange(BATCH), jax.random.key(0))
 
 
 def kind(spec):
@@ -117,9 +120,74 @@ def test_margins_are_the_mean_of_what_is_below_zero():
     np.testing.assert_allclose(next(iter(kept.values()))[0], wanted, rtol=1e-5)
 
 
+def only(tree):
+    """Returns what the one lesson has."""
+    (found,) = tree.values()
+    return found
+
+
+def test_peers_learn_from_their_labels_and_from_each_other():
+    peers, given = (config.MLP((6,)), config.MLP((7,), norm=True)), batch()
+    lessons = teaching.Lessons.of([config.Mutual(peers, weight=2.0)])
+    learned, kept = lessons.begin(jax.random.key(1), given, LABELS)
+    losses, after = lessons.loss(learned, kept, given)
+    logits = [
+        build.model(peer, 5).apply(
+            {"params": weights, **statistics}, build.scaled(given.images), train=True, mutable=True
+        )[0]
+        for peer, weights, statistics in zip(peers, only(learned), only(kept), strict=True)
+    ]
+    expected = 2 * distill.online.mutual([given.student.logits, *logits]).sum(0)
+    for each in logits:
+        expected -= jax.nn.log_softmax(each)[jnp.arange(BATCH), given.labels]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    moved, before = (only(tree)[1]["batch_stats"]["fc1_norm"]["mean"] for tree in (after, kept))
+    assert only(kept)[0] == only(after)[0] == {} and np.any(np.asarray(moved) != np.asarray(before))
+
+
+def test_branches_are_taught_by_their_gated_ensemble():
+    given = batch()
+    lessons = teaching.Lessons.of([config.Branches("early", branches=3, weight=0.0)])
+    learned, kept = lessons.begin(jax.random.key(1), given, LABELS)
+    assert len(only(learned)["branches"]) == 3 and only(learned)["gate"]["layer1"]["kernel"].shape == (4, 4)
+    pooled = given.student.taps["early"].mean((1, 2))
+
+    def left(params):
+        hidden = distill.regress(params["layers"], given.student.taps["early"]).mean((1, 2))
+        return distill.regress(params["classifier"], hidden)
+
+    logits = [given.student.logits, *map(left, only(learned)["branches"])]
+    gate = jax.nn.softmax(distill.regress(only(learned)["gate"], pooled))
+    everyone = sum(gate[:, i, None] * each for i, each in enumerate(logits))
+    expected = -sum(jax.nn.log_softmax(each)[jnp.arange(BATCH), given.labels] for each in (*logits[1:], everyone))
+    np.testing.assert_allclose(lessons.loss(learned, kept, given)[0], expected, rtol=1e-4)
+    weighed = teaching.Lessons.of([config.Branches("early", branches=3, weight=1.0)])
+    more = weighed.loss(learned, kept, given)[0] - expected
+    np.testing.assert_allclose(
+        more, distill.online.ensemble(distill.regress(only(learned)["gate"], pooled), logits).sum(0), rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("soft", "hint"), [(0.0, 0.0), (1.0, 0.0), (0.3, 2.0)])
+def test_exits_are_taught_by_labels_by_the_end_and_by_its_features(soft, hint):
+    given = batch()
+    lessons = teaching.Lessons.of([config.Exits(("early",), "late", soft=soft, hint=hint)])
+    learned, kept = lessons.begin(jax.random.key(1), given, LABELS)
+    (params,) = only(learned)
+    hidden = distill.regress(params["layers"], given.student.taps["early"]).mean((1, 2))
+    logits = distill.regress(params["classifier"], hidden)
+    of_labels = -jax.nn.log_softmax(logits)[jnp.arange(BATCH), given.labels]
+    by_end = distill.kd(logits, given.student.logits, 3.0)
+    apart = jnp.square(hidden - given.student.taps["late"].mean((1, 2))).mean(1)
+    expected = (1 - soft) * of_labels + soft * by_end + hint * apart
+    np.testing.assert_allclose(lessons.loss(learned, kept, given)[0], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_taps_are_named_once():
     specs = [config.Features("hint", **BOTH), config.Relations("pkt", "late", "end"), config.DKD()]
     assert teaching.tapped(specs) == (("early", "late"), ("early", "late", "end"))
+    online = [config.Mutual((config.MLP(),)), config.Branches("early"), config.Exits(("early", "late"), "end")]
+    assert teaching.tapped(online) == (("early", "late", "end"), ())
 
 
 # In a stage
@@ -164,6 +232,50 @@ def test_a_student_learns_from_lessons_and_what_is_killed_goes_on_to_the_same_bi
     with pytest.raises(KeyboardInterrupt):
         runs.run(experiment, other._replace(progress=killed))
     assert runs.run(experiment, other).metrics["params_sha256"] == whole["params_sha256"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [config.Mutual((config.MLP((6,)),)), config.Branches("fc1"), config.Exits(("fc1",), "fc1"), config.TeacherFree()],
+    ids=kind,
+)
+def test_a_student_without_a_teacher_learns_from_what_is_trained_beside_it(settings, spec):
+    stage = config.Stage("alone", 1, 20, distill=config.Distill(weight=0, knowledge=(spec,)))
+    experiment = config.Experiment(DENSE.data, config.MLP((10,)), (stage,))
+    built, state = runs.start(experiment, runs.dataset(experiment.data, None), settings)
+    after, loss = built.program(state, built.examples, built.key)
+    pairs = zip(jax.tree.leaves(state.teaching.learned), jax.tree.leaves(after.teaching.learned), strict=True)
+    assert np.isfinite(float(loss)) and all(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
+    assert set(built.handed_on(after)) == {"fc1", "fc2"}
+
+
+def test_lessons_from_logits_hear_those_that_are_stored(settings, monkeypatch):
+    experiment = taught(config.DKD(weight=0.1), epochs=1)
+    data = runs.dataset(experiment.data, None)
+    built, state = runs.start(experiment, data, settings)
+    assert built.examples.teacher.shape == (len(data.train.labels), 10)
+    stored, _ = built.program(state, built.examples, built.key)
+    monkeypatch.setattr(runs, "in_step", lambda stage: True)
+    built, state = runs.start(experiment, data, settings)
+    assert built.examples.teacher.shape == (len(data.train.labels), 0)
+    in_step, _ = built.program(state, built.examples, built.key)
+    np.testing.assert_allclose(stored.trainable["fc1"]["kernel"], in_step.trainable["fc1"]["kernel"], atol=1e-5)
+
+
+@pytest.mark.parametrize("augment", [(), ("jitter",)])
+def test_several_teachers_are_heard_as_the_mean_of_their_outputs(settings, augment):
+    other = replace(DENSE, seed=1)
+    experiment = taught(ensemble=(other,), temperature=2.0, epochs=1)
+    experiment = replace(experiment, stages=(replace(experiment.stages[0], augment=augment),))
+    data = runs.dataset(experiment.data, None)
+    built, _ = runs.start(experiment, data, settings)
+    params = [runs.run(each, settings).params() for each in (DENSE, other)]
+    images = jnp.asarray(data.train.images[:9])
+    alone = [build.predictor(DENSE.model, 10)(each, images) for each in params]
+    mean = np.mean([jax.nn.softmax(logits / 2.0) for logits in alone], axis=0)
+    said = plan.heard(experiment, data, params)(images).logits if augment else built.examples.teacher[:9]
+    assert built.examples.teacher.shape[1] == (0 if augment else 10)
+    np.testing.assert_allclose(jax.nn.softmax(said / 2.0), mean, atol=1e-6)
 
 
 def test_what_names_or_bounds_the_weights_of_the_student_leaves_those_of_its_lessons_alone(settings):
@@ -214,6 +326,17 @@ def test_what_cannot_be_taught_is_found_before_training(knowledge, message):
         (lambda: config.Features("hint", ("a", "b"), ("a",)), "2 features of the student, 1 of the teacher"),
         (lambda: config.Features("fsp", ("a",), ("a",)), "fsp: 1 features of the student"),
         (lambda: config.Contrast("crd", "a", "b", negatives=0), "negatives=0"),
+        (
+            lambda: config.Distill(),
+            "without a teacher: weight=0.9, knowledge .., 0 more teachers; the weight is then 0",
+        ),
+        (lambda: config.Distill(weight=0, knowledge=(config.DKD(),)), "knowledge .'DKD'., 0 more"),
+        (lambda: config.Distill(weight=0, ensemble=(DENSE,)), "1 more teachers"),
+        (lambda: config.Mutual(()), "there are no peers"),
+        (lambda: config.Mutual((config.MLP(center=True),)), "a peer cannot have center"),
+        (lambda: config.Branches("a", branches=0), "branches at 'a': branches=0"),
+        (lambda: config.Exits((), "a"), "exits: at=.., .*there is at least one"),
+        (lambda: config.Exits(("a",), "b", soft=1.5), "soft is from 0 to 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(make, message):
