@@ -81,6 +81,12 @@ def averaged(distill: config.Distill, logits: Sequence[Any]) -> Any:
     )
 
 
+def synthesis(experiment: config.Experiment) -> config.Synthesis | None:
+    """Returns how the images of the last stage are made, None if they are those of the training set."""
+    distill = training(experiment).distill
+    return distill.synthesis if distill is not None else None
+
+
 def transfer_set(experiment: config.Experiment, data: Dataset, taught: Taught) -> tuple[Dataset, Taught]:
     """Returns the data with the training images of the last stage's transfer set alone, and what is said of them.
 

@@ -2,13 +2,16 @@
 
 import pathlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import config
 from experiments.data import Dataset
-from experiments.plan import Plan, Taught, given, heard, in_step, rewound, teachers, training
+from experiments.plan import Plan, Taught, given, heard, in_step, rewound, synthesis, teachers, training
+from experiments.synthesis import synthetic
 
 
 class Rehearsal:
@@ -41,6 +44,11 @@ class Rehearsal:
             taught = heard(experiment, data, params_of_teachers)
         elif params_of_teachers:
             taught = np.zeros((len(data.train.labels), data.classes), np.float32)
+        spec = synthesis(experiment)
+        if spec is not None:
+            short = replace(spec, images=training(experiment).batch, steps=1)
+            made = synthetic(short, teachers(experiment)[0], params_of_teachers[0], data, jax.random.key(0))
+            data = data._replace(train=made)
         plan = Plan.of(experiment, data, taught)
         to = rewound(experiment, data, self._data_dir, self.begin)
         return plan.handed_on(plan.begin(params, to))

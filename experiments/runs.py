@@ -22,11 +22,12 @@ import yaml
 import jaxcompress as jc
 from experiments import build, config, evaluate, quantized, report, train
 from experiments.checkpoints import checkpoints, load_params, save_params
-from experiments.data import Dataset, fingerprint, load
+from experiments.data import Dataset, Split, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.plan import Made, Plan, Taught, averaged, given, heard, in_step, rewound, teachers, training
-from experiments.stored_logits import stored
+from experiments.plan import Made, Plan, Taught, averaged, given, heard, in_step, rewound, synthesis, teachers, training
+from experiments.stored import stored
+from experiments.synthesis import synthetic
 from jaxcompress.export.files import write_whole
 
 
@@ -115,6 +116,7 @@ def _prepared(
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
     """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
+    data = _transferred(experiment, data, settings)
     plan = Plan.of(experiment, data, _taught(experiment, data, settings))
     made = _made(settings)
     begun = plan.begin(before(experiment, data, settings), rewound(experiment, data, settings.data_dir, made))
@@ -221,12 +223,28 @@ def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) ->
 def _stored_logits(teacher: config.Experiment, made: Run, data: Dataset) -> np.ndarray:
     """Returns the logits of a teacher for all training images, kept in its run."""
     predictor = build.predictor(teacher.model, data.classes, teacher.activations)
-    return stored(
-        made.folder / "training-logits.npz",
-        made.metrics["params_sha256"],
-        fingerprint(data),
-        lambda: evaluate.predict(predictor, made.params(), data.train.images),
+    logits = stored(
+        made.folder / f"logits-{fingerprint(data)[:12]}.npz",
+        {"teacher": made.metrics["params_sha256"], "data set": fingerprint(data)},
+        lambda: {"logits": evaluate.predict(predictor, made.params(), data.train.images)},
     )
+    return logits["logits"]
+
+
+def _transferred(experiment: config.Experiment, data: Dataset, settings: Settings) -> Dataset:
+    """Returns the data of the last stage, whose training images may be made from its teacher, and kept in its run."""
+    spec = synthesis(experiment)
+    if spec is None:
+        return data
+    of = teachers(experiment)[0]
+    made, key = run(of, settings), build.seed_key(experiment.seed, "synthesis")
+    asked = hashlib.sha256(f"{spec} seed {experiment.seed}".encode()).hexdigest()
+    images = stored(
+        made.folder / f"synthetic-{asked[:12]}.npz",
+        {"teacher": made.metrics["params_sha256"], "synthesis": asked},
+        lambda: synthetic(spec, of, made.params(), data, key)._asdict(),
+    )
+    return data._replace(train=Split(**images))
 
 
 @lru_cache(maxsize=2)

@@ -17,6 +17,7 @@ from experiments.config.distillation import Knowledge as Knowledge
 from experiments.config.distillation import Mutual as Mutual
 from experiments.config.distillation import Relations as Relations
 from experiments.config.distillation import StandardizedKD as StandardizedKD
+from experiments.config.distillation import Synthesis as Synthesis
 from experiments.config.distillation import TeacherFree as TeacherFree
 from experiments.config.documents import fingerprint as fingerprint
 from experiments.config.documents import load_table as load_table

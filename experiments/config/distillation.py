@@ -186,6 +186,36 @@ class Exits:
             )
 
 
+@dataclass(frozen=True)
+class Synthesis:
+    """Makes a transfer set of so many `images` from the teacher alone, in batches; a student then never sees the data.
+
+    By ``inversion`` noise descends to what the teacher tells apart, and whose statistics are those of its batch
+    normalization; by ``generator`` one is trained for what the teacher tells apart, is stirred by in its `features` and
+    sees all classes of. Both take so many Adam `steps`; the losses, in `jaxcompress.distill.data_free`, have weights by
+    their names.
+    """
+
+    method: Literal["inversion", "generator"]
+    images: int = 2000
+    batch: int = 100
+    steps: int = 500
+    learning_rate: float = 0.05
+    normalization: float = 1.0
+    total_variation: float = 1e-3
+    activation: float = 0.1
+    balance: float = 5.0
+    features: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.features is not None) != (self.method == "generator"):
+            given = f"features={self.features!r}"
+            raise ValueError(f"synthesis by {self.method}: {given}; a generator needs them, and nothing else does")
+        if min(self.images, self.batch, self.steps) < 1 or not self.learning_rate > 0:
+            counts = f"images={self.images}, batch={self.batch}, steps={self.steps}, rate={self.learning_rate}"
+            raise ValueError(f"synthesis by {self.method}: {counts}; all are above 0")
+
+
 _Logits = Union[KD, DKD, DIST, NKD, StandardizedKD, TeacherFree]  # noqa: UP007
 _Online = Union[Mutual, Branches, Exits]  # noqa: UP007
 Knowledge = Union[_Logits, Features, Relations, Contrast, _Online]  # noqa: UP007 (cattrs reads the members of a Union)

@@ -130,7 +130,7 @@ def _read(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> Any:
 
 
 def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Any:
-    """Replaces the file name of an experiment, a teacher or a source by the file's content."""
+    """Replaces the file name of an experiment, of a teacher, alone or in an ensemble, or of a source by its content."""
 
     def visit(value: Any) -> Any:
         return _included(value, folder, above)
@@ -143,6 +143,8 @@ def _included(document: Any, folder: pathlib.Path, above: tuple[pathlib.Path, ..
     if not isinstance(document, dict):
         return document
     filled = {key: named(value) if key in ("teacher", "source") else visit(value) for key, value in document.items()}
+    if isinstance(document.get("ensemble"), list):
+        filled["ensemble"] = [named(value) for value in document["ensemble"]]
     if isinstance(document.get("experiments"), dict):
         filled["experiments"] = {name: named(value) for name, value in document["experiments"].items()}
     return filled

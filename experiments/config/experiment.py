@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Union
 
-from experiments.config.distillation import TEACHERLESS, Knowledge
+from experiments.config.distillation import TEACHERLESS, Knowledge, Synthesis
 from experiments.config.models import Data, Model, Pretrained
 from experiments.config.pruning import Removal
 from experiments.config.quantization import Activations
@@ -68,7 +68,8 @@ class Distill:
     To that come the losses of `knowledge`, each with a weight of its own; some need no teacher. The outputs of more
     teachers, an `ensemble`, are averaged with the teacher's, as probabilities at the `temperature`; activations are
     those of the teacher alone. The student is shown the training images of the `classes` alone, or all where there are
-    none, as its transfer set.
+    none, as its transfer set; with a `synthesis` the images are made from the teacher, and the training set is not
+    used.
     """
 
     teacher: "Experiment | None" = None
@@ -77,17 +78,18 @@ class Distill:
     knowledge: tuple[Knowledge, ...] = ()
     classes: tuple[int, ...] = ()
     ensemble: tuple["Experiment", ...] = ()
+    synthesis: Synthesis | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature > 0 or not 0 <= self.weight <= 1:
             given = f"temperature={self.temperature}, weight={self.weight}"
             raise ValueError(f"distill: {given}; temperatures are above 0, weights from 0 to 1")
         needs = [type(spec).__name__ for spec in self.knowledge if not isinstance(spec, TEACHERLESS)]
-        if self.teacher is None and (self.weight or needs or self.ensemble):
+        if self.teacher is None and (self.weight or needs or self.ensemble or self.synthesis):
             names = ", ".join(kind.__name__ for kind in TEACHERLESS)
             raise ValueError(
                 f"distill without a teacher: weight={self.weight}, knowledge {needs}, {len(self.ensemble)} more"
-                f" teachers; the weight is then 0, there is no ensemble and knowledge is of {names} alone"
+                f" teachers; the weight is then 0, there is no ensemble and no synthesis, and knowledge is of {names}"
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from experiments.models.autoencoder import AutoEncoder as AutoEncoder
 from experiments.models.ds_cnn import DSCNN as DSCNN
+from experiments.models.generator import Generator as Generator
 from experiments.models.lenet import MLP as MLP
 from experiments.models.lenet import LeNet5 as LeNet5
 from experiments.models.lenet import LeNet5BN as LeNet5BN

@@ -76,7 +76,8 @@ def one_hot(teacher: Logits) -> Float[Array, "batch"]:
 
     Chen et al. 2019, arXiv:1904.01186: images of the data are told apart by the teacher without doubt.
     """
-    return -jnp.max(jax.nn.log_softmax(teacher), axis=-1)
+    likeliest = jnp.argmax(teacher, axis=-1, keepdims=True)  # the slope of a maximum divides by how many equal it
+    return -jnp.take_along_axis(jax.nn.log_softmax(teacher), likeliest, axis=-1)[:, 0]
 
 
 def activation(features: Float[Array, "batch *features"]) -> Float[Array, "batch"]:
