@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,26 @@ from jaxtyping import Num
 from experiments.config import Augmentation
 
 Images = Num[Array, "batch height width channels"]
+
+
+class Views(NamedTuple):
+    """Changes every image of a training set in `count` ways alone, which `key` and its place there draw.
+
+    So a teacher can be asked once of all that its student will see.
+    """
+
+    methods: Sequence[Augmentation]
+    count: int
+    key: Array
+
+    def of(self, images: Images, indices: Array, view: Array | int) -> Images:
+        """Returns a view, from 0 to count - 1, of images that stand at `indices` in the training set."""
+        drawn = jax.random.fold_in(self.key, view)
+
+        def one(image: Array, index: Array) -> Array:
+            return augmented(image[None], jax.random.fold_in(drawn, index), self.methods)[0]
+
+        return jax.vmap(one)(images, indices)
 
 
 def augmented(images: Images, key: Array, methods: Sequence[Augmentation]) -> Images:

@@ -14,7 +14,6 @@ from experiments import build, config, evaluate, post_training, quantized, runs
 from experiments.config import Format
 from experiments.data import Dataset
 from experiments.environment import processor
-from experiments.plan import training
 from jaxcompress.export import litert, micro
 from jaxcompress.export.files import write_whole
 from jaxcompress.export.integers import KERNELS
@@ -110,7 +109,8 @@ def export(
         raise ValueError(f"{run.folder} is not finished; run the command that made it again to go on with it")
     if io != "integers" and format not in _INTEGERS:
         raise ValueError(f"io {io!r} is of {', '.join(_INTEGERS)}; a file of format {format!r} has its own")
-    training(experiment)  # what is quantized already has its file
+    if isinstance(stage := experiment.stages[-1], config.PostTraining):
+        raise ValueError(f"stage {stage.name!r} does not train: it has a file in integers already")
     dataset = runs.dataset(experiment.data, data_dir)
     params = jc.export.load(run.packed_file)
     if format in _INTEGERS:

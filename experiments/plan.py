@@ -1,7 +1,7 @@
 """What training a stage needs, and the parameters that it begins with."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,91 +16,15 @@ from experiments.activations import with_ranges
 from experiments.augmentation import augmented
 from experiments.data import Dataset, drawn, drawn_rows
 from experiments.offsets import shifted
+from experiments.teachers import Taught, transfer_set, views
 from experiments.variables import on_weights, split
 from jaxcompress.arrays import densify
 from jaxcompress.paths import flatten, named_key, replaced, select
-
-# What a teacher says: its logits (examples, classes) for all training images, without columns if there is none; or a
-# function of a batch of them, where they are changed at random or more than logits is asked for.
-Taught = np.ndarray | Callable[[jax.Array], build.Heard]
 
 Made = Callable[[config.Experiment], Any]  # the parameters that an experiment ends with
 
 _RANGE_EXAMPLES = 500  # training images from whose activations trained ranges start
 _LESSON_EXAMPLES = 500  # training images from whose activations lessons begin
-
-
-def training(experiment: config.Experiment) -> config.Stage:
-    """Returns the last stage of an experiment, which must be one that trains."""
-    stage = experiment.stages[-1]
-    if not isinstance(stage, config.Stage):
-        raise ValueError(f"stage {stage.name!r} does not train")
-    return stage
-
-
-def teachers(experiment: config.Experiment) -> tuple[config.Experiment, ...]:
-    """Returns the teachers of the last stage; raises ValueError if one is trained on other data."""
-    distill = training(experiment).distill
-    found = distill.teachers if distill is not None else ()
-    for teacher in found:
-        if teacher.data != experiment.data:
-            raise ValueError(f"the teacher is trained on {teacher.data}, its student on {experiment.data}")
-    return found
-
-
-def in_step(stage: config.Stage) -> bool:
-    """Tells whether the teachers of a stage have to be heard in every step."""
-    knowledge = stage.distill.knowledge if stage.distill is not None else ()
-    return bool(stage.augment or teaching.tapped(knowledge)[1])
-
-
-def heard(experiment: config.Experiment, data: Dataset, params: Sequence[Any]) -> Callable[[jax.Array], build.Heard]:
-    """Returns the teachers of the last stage, which have these parameters, as a function of a batch of images."""
-    distill = training(experiment).distill
-    assert distill is not None
-    _, taps = teaching.tapped(distill.knowledge)
-    told = [taps, *((),) * len(distill.ensemble)]
-    speakers = [
-        partial(build.speaker(of.model, data.classes, of.activations, of_teacher), own)
-        for of, of_teacher, own in zip(teachers(experiment), told, params, strict=True)
-    ]
-
-    def all_heard(images: jax.Array) -> build.Heard:
-        first, *others = (speaker(images) for speaker in speakers)
-        return first._replace(logits=averaged(distill, [first.logits, *(other.logits for other in others)]))
-
-    return all_heard
-
-
-def averaged(distill: config.Distill, logits: Sequence[Any]) -> Any:
-    """Returns the logits of one teacher as they are, and those that stand for several."""
-    return (
-        logits[0]
-        if len(logits) == 1
-        else jc.distill.online.averaged(list(map(jnp.asarray, logits)), distill.temperature)
-    )
-
-
-def synthesis(experiment: config.Experiment) -> config.Synthesis | None:
-    """Returns how the images of the last stage are made, None if they are those of the training set."""
-    distill = training(experiment).distill
-    return distill.synthesis if distill is not None else None
-
-
-def transfer_set(experiment: config.Experiment, data: Dataset, taught: Taught) -> tuple[Dataset, Taught]:
-    """Returns the data with the training images of the last stage's transfer set alone, and what is said of them.
-
-    Raises ValueError for classes that are not in the data.
-    """
-    distill = training(experiment).distill
-    if distill is None or not distill.classes:
-        return data, taught
-    unknown = sorted(set(distill.classes) - set(range(data.classes)))
-    if unknown:
-        raise ValueError(f"transfer set: there is no class {unknown[0]}; there are 0 to {data.classes - 1}")
-    chosen = np.isin(data.train.labels, distill.classes)
-    train_set = data.train._replace(images=data.train.images[chosen], labels=data.train.labels[chosen])
-    return data._replace(train=train_set), taught if callable(taught) else taught[chosen]
 
 
 def given(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path | None, made: Made) -> Any:
@@ -113,7 +37,7 @@ def given(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path |
 
 def rewound(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Path | None, made: Made) -> Any:
     """Returns the parameters that the last stage of an experiment rewinds to, None if to none."""
-    match training(experiment).rewind:
+    match experiment.training.rewind:
         case None:
             return None
         case "initial":
@@ -159,7 +83,7 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, experiment: config.Experiment, data: Dataset, taught: Taught) -> "Plan":
         """Builds the last stage of an experiment."""
-        stage = training(experiment)
+        stage = experiment.training
         data, taught = transfer_set(experiment, data, taught)
         size = len(data.train.labels)
         if not 0 < stage.batch <= size:
@@ -184,7 +108,7 @@ class Plan(NamedTuple):
         strength = learning.strength(stage.lc, epoch_steps) if stage.lc is not None else None
         lessons = teaching.Lessons.of(knowledge) if knowledge else None
         objective = train.Objective(*of_teacher, stage.loss, stage.slimming, strength, lessons)
-        logits = np.zeros((size, 0), np.float32) if callable(taught) else taught
+        seen, logits = views(experiment), np.zeros((size, 0), np.float32) if callable(taught) else taught
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(logits))
         program = train.epoch_program(
             outputs,
@@ -193,7 +117,8 @@ class Plan(NamedTuple):
             objective,
             stage.batch,
             moves_masks=recipes.moves_masks(stage),
-            augment=partial(augmented, methods=stage.augment) if stage.augment else None,
+            augment=partial(augmented, methods=stage.augment) if stage.augment and seen is None else None,
+            views=seen,
             teacher=taught if callable(taught) else None,
             of_lessons=of_lessons,
         )
@@ -238,7 +163,10 @@ def _first_batch(
     images, labels = jnp.asarray(data.train.images[rows]), jnp.asarray(data.train.labels[rows])
     made = jax.jit(outputs)(params, images, key)
     student = build.Heard(made.logits, made.taps)
-    teacher = jax.jit(taught)(images) if callable(taught) else build.Heard(jnp.asarray(taught[rows]), {})
+    if callable(taught):
+        teacher = jax.jit(taught)(images)
+    else:
+        teacher = build.Heard(jnp.asarray(taught[rows] if taught.ndim == 2 else taught[rows, 0]), {})
     return teaching.Batch(images, student, teacher, labels, jnp.asarray(rows), named_key(key, "lessons"))
 
 
@@ -259,7 +187,7 @@ def _plain_loss(outputs: Callable[..., build.Outputs], kind: str) -> Callable[[A
 
 def _begun(experiment: config.Experiment, data: Dataset, setting: recipes.Setting, params: Any, rewound: Any) -> Any:
     """Applies the recipe of the last stage to the parameters that it starts from."""
-    stage = training(experiment)
+    stage = experiment.training
     if stage.remove is not None:
         params = removal.removed(stage.remove, experiment, data, params)
     if stage.offset is not None:

@@ -1,7 +1,7 @@
 """Whether every stage of an experiment can begin, tried before any is trained."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from experiments import config
 from experiments.data import Dataset
-from experiments.plan import Plan, Taught, given, heard, in_step, rewound, synthesis, teachers, training
+from experiments.plan import Plan, given, rewound
 from experiments.synthesis import synthetic
+from experiments.teachers import Taught, heard, in_step, synthesis, teachers, views
 
 
 class Rehearsal:
@@ -38,17 +39,20 @@ class Rehearsal:
         params = given(experiment, data, self._data_dir, self.begin)
         if isinstance(experiment.stages[-1], config.PostTraining):
             return params
-        taught: Taught = np.zeros((len(data.train.labels), 0), np.float32)
         params_of_teachers = [self.begin(of) for of in teachers(experiment)]
-        if params_of_teachers and in_step(training(experiment)):
-            taught = heard(experiment, data, params_of_teachers)
-        elif params_of_teachers:
-            taught = np.zeros((len(data.train.labels), data.classes), np.float32)
-        spec = synthesis(experiment)
-        if spec is not None:
-            short = replace(spec, images=training(experiment).batch, steps=1)
+        if (spec := synthesis(experiment)) is not None:
+            short = replace(spec, images=experiment.training.batch, steps=1)
             made = synthetic(short, teachers(experiment)[0], params_of_teachers[0], data, jax.random.key(0))
             data = data._replace(train=made)
-        plan = Plan.of(experiment, data, taught)
+        plan = Plan.of(experiment, data, _said(experiment, data, params_of_teachers))
         to = rewound(experiment, data, self._data_dir, self.begin)
         return plan.handed_on(plan.begin(params, to))
+
+
+def _said(experiment: config.Experiment, data: Dataset, params: Sequence[Any]) -> Taught:
+    """Returns what untrained teachers with these parameters say; logits that are kept are zeros here."""
+    if params and in_step(experiment.training):
+        return heard(experiment, data, params)
+    seen = views(experiment)
+    each = () if seen is None else (seen.count,)
+    return np.zeros((len(data.train.labels), *each, data.classes if params else 0), np.float32)

@@ -22,12 +22,11 @@ import yaml
 import jaxcompress as jc
 from experiments import build, config, evaluate, quantized, report, train
 from experiments.checkpoints import checkpoints, load_params, save_params
-from experiments.data import Dataset, Split, fingerprint, load
+from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
-from experiments.plan import Made, Plan, Taught, averaged, given, heard, in_step, rewound, synthesis, teachers, training
-from experiments.stored import stored
-from experiments.synthesis import synthetic
+from experiments.plan import Made, Plan, given, rewound
+from experiments.teachers import taught, transferred
 from jaxcompress.export.files import write_whole
 
 
@@ -116,8 +115,9 @@ def _prepared(
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
     """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
-    data = _transferred(experiment, data, settings)
-    plan = Plan.of(experiment, data, _taught(experiment, data, settings))
+    each = lambda experiment: run(experiment, settings)
+    data = transferred(experiment, data, each)
+    plan = Plan.of(experiment, data, taught(experiment, data, each))
     made = _made(settings)
     begun = plan.begin(before(experiment, data, settings), rewound(experiment, data, settings.data_dir, made))
     return plan, begun
@@ -142,7 +142,7 @@ def _train(
     log: Log,
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
-    stage = training(experiment)
+    stage = experiment.training
     chooses, lines = stage.select == "best-validation", this.folder / "metrics.jsonl"
     best = (plan.handed_on(state) if chooses else (), np.float32(np.inf))
     with checkpoints(this.folder / "checkpoint") as kept:
@@ -206,45 +206,6 @@ def _finish(
     active = {"activity": evaluate.activity(logits, restored, data.test.images)}
     files = [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
     return found._asdict() | sizes | active | sha, files
-
-
-def _taught(experiment: config.Experiment, data: Dataset, settings: Settings) -> Taught:
-    """Returns what the frozen teachers say, training them first."""
-    stage, of = training(experiment), teachers(experiment)
-    if stage.distill is None or not of:
-        return np.zeros((len(data.train.labels), 0), np.float32)
-    made = [run(teacher, settings) for teacher in of]
-    if in_step(stage):
-        return heard(experiment, data, [each.params() for each in made])
-    logits = [_stored_logits(teacher, each, data) for teacher, each in zip(of, made, strict=True)]
-    return np.asarray(averaged(stage.distill, logits))
-
-
-def _stored_logits(teacher: config.Experiment, made: Run, data: Dataset) -> np.ndarray:
-    """Returns the logits of a teacher for all training images, kept in its run."""
-    predictor = build.predictor(teacher.model, data.classes, teacher.activations)
-    logits = stored(
-        made.folder / f"logits-{fingerprint(data)[:12]}.npz",
-        {"teacher": made.metrics["params_sha256"], "data set": fingerprint(data)},
-        lambda: {"logits": evaluate.predict(predictor, made.params(), data.train.images)},
-    )
-    return logits["logits"]
-
-
-def _transferred(experiment: config.Experiment, data: Dataset, settings: Settings) -> Dataset:
-    """Returns the data of the last stage, whose training images may be made from its teacher, and kept in its run."""
-    spec = synthesis(experiment)
-    if spec is None:
-        return data
-    of = teachers(experiment)[0]
-    made, key = run(of, settings), build.seed_key(experiment.seed, "synthesis")
-    asked = hashlib.sha256(f"{spec} seed {experiment.seed}".encode()).hexdigest()
-    images = stored(
-        made.folder / f"synthetic-{asked[:12]}.npz",
-        {"teacher": made.metrics["params_sha256"], "synthesis": asked},
-        lambda: synthetic(spec, of, made.params(), data, key)._asdict(),
-    )
-    return data._replace(train=Split(**images))
 
 
 @lru_cache(maxsize=2)

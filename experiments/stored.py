@@ -4,6 +4,7 @@ import io
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,10 @@ def stored(
     made of others, and for one that cannot be read.
     """
     if not path.exists():
-        arrays = dict(compute())
+        arrays: dict[str, Any] = dict(compute())
         raw = io.BytesIO()
-        np.savez(raw, **arrays, **{f"sha256 of {what}": np.array(sha) for what, sha in of.items()})
+        named: dict[str, Any] = {f"sha256 of {what}": np.array(sha) for what, sha in of.items()}
+        np.savez(raw, **arrays, **named)
         write_whole(path, raw.getvalue())
         return arrays
     try:

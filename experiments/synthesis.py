@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from experiments import build, config, models
+from experiments import build, config, evaluate, models
 from experiments.convolutions import in_training
 from experiments.data import Dataset, Split
 from experiments.variables import STATISTICS
@@ -31,13 +31,11 @@ def synthetic(spec: config.Synthesis, of: config.Experiment, params: Any, data: 
     no activation of it and for images that a generator cannot make.
     """
     size = _Size(data.train.images.shape[1:], data.classes)
-    batches = (
-        _inverted(spec, of, params, size, key) if spec.method == "inversion" else _drawn(spec, of, params, size, key)
-    )
-    images = np.concatenate([_bytes(batch) for batch in batches])[: spec.images]
+    method = _inverted if spec.method == "inversion" else _drawn
+    images = np.concatenate([_bytes(batch) for batch in method(spec, of, params, size, key)])[: spec.images]
     hear = build.predictor(of.model, data.classes, of.activations)
-    labels = [jnp.argmax(hear(params, part), axis=-1) for part in np.array_split(images, -(-len(images) // 500))]
-    return Split(images, np.concatenate(labels).astype(np.int32))
+    labels = np.argmax(evaluate.predict(hear, params, images), axis=-1)
+    return Split(images, labels.astype(np.int32))
 
 
 class _Size(NamedTuple):
@@ -84,7 +82,7 @@ def _inverted(
             images, moments = state
             slopes = jax.grad(loss)(images, labels, jax.random.fold_in(of_steps, number))
             updates, moments = optimiser.update(slopes, moments)
-            return (jnp.clip(optax.apply_updates(images, updates), 0, 1), moments), None
+            return (jnp.clip(images + updates, 0, 1), moments), None
 
         return lax.scan(step, (images, optimiser.init(images)), jnp.arange(spec.steps))[0][0]
 
@@ -97,8 +95,8 @@ def _drawn(spec: config.Synthesis, of: config.Experiment, params: Any, size: _Si
 
     Departure: it is trained before the student is, which its losses do not hang on.
     """
-    assert spec.features is not None
-    generator, hear = models.Generator(size.shape), _hear(of, params, size.classes, [spec.features])
+    assert (features := spec.features) is not None
+    generator, hear = models.Generator(size.shape), _hear(of, params, size.classes, [features])
     optimiser = optax.adam(spec.learning_rate)
     of_weights, of_steps, of_draws = jax.random.split(key, 3)
 
@@ -112,7 +110,7 @@ def _drawn(spec: config.Synthesis, of: config.Experiment, params: Any, size: _Si
     def loss(weights: Any, statistics: Any, noise: Array) -> tuple[Array, Any]:
         images, statistics = draw({"params": weights, **statistics}, noise)
         heard = hear(images)
-        told = data_free.one_hot(heard.logits) + spec.activation * data_free.activation(heard.taps[spec.features])
+        told = data_free.one_hot(heard.logits) + spec.activation * data_free.activation(heard.taps[features])
         return told.mean() + spec.balance * data_free.balance(heard.logits), statistics
 
     @jax.jit

@@ -10,6 +10,7 @@ import optax
 from jax import Array, lax
 
 import jaxcompress as jc
+from experiments.augmentation import Views
 from experiments.build import Heard, Outputs
 from experiments.teaching import Batch, Lessons
 from experiments.variables import cut_like, split
@@ -38,7 +39,10 @@ class Teaching(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Holds the training set on the device: `teacher` has the teacher's logits, or no columns without one."""
+    """Holds the training set on the device: `teacher` has the teacher's logits, or no columns without one.
+
+    Of augmented images that have a number of views these are (examples, views, classes).
+    """
 
     images: Array
     labels: Array
@@ -93,6 +97,7 @@ def epoch_program(
     *,
     moves_masks: bool = False,
     augment: Callable[[Array, Array], Array] | None = None,
+    views: Views | None = None,
     teacher: Callable[[Array], Heard] | None = None,
     of_lessons: optax.GradientTransformation | None = None,
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
@@ -101,7 +106,9 @@ def epoch_program(
     `outputs` is what `experiments.build.trainer` returns. Examples beyond a whole number of batches are left out of
     that pass. If the recipe `moves_masks`, the optimiser's state of weights out of use is zero after every step. Images
     are changed by ``augment(images, key)``; ``teacher(images)`` is heard on what becomes of them, where the logits of
-    the examples are of the images as they were. What lessons train is moved by the optimiser `of_lessons`.
+    the examples are of the images as they were. Or pass after pass shows one of `views` after another, of which the
+    examples then have the teacher's logits (examples, views, classes). What lessons train is moved by the optimiser
+    `of_lessons`.
     """
     loss = _loss(outputs, objective)
 
@@ -109,6 +116,7 @@ def epoch_program(
     def epoch(state: State, examples: Examples, key: Array) -> tuple[State, Array]:
         order_key, step_key = jax.random.split(key)
         size = examples.labels.shape[0] // batch
+        view = state.step // size % views.count if views is not None else 0
         order = jax.random.permutation(order_key, examples.labels.shape[0])[: size * batch].reshape(size, batch)
 
         def step(state: State, indices: Array) -> tuple[State, Array]:
@@ -116,6 +124,9 @@ def epoch_program(
             key = jax.random.fold_in(step_key, state.step)
             if augment is not None:
                 chosen = chosen._replace(images=augment(chosen.images, jax.random.fold_in(key, _AUGMENTATION)))
+            if views is not None:
+                seen = views.of(chosen.images, indices, view)
+                chosen = chosen._replace(images=seen, teacher=chosen.teacher[:, view])
             heard = Heard(chosen.teacher, {}) if teacher is None else teacher(chosen.images)
             learned = state.teaching.learned if objective.lessons is not None else ()
             slope = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)

@@ -11,7 +11,6 @@ from experiments import build, config, evaluate, post_training, runs, train
 from experiments.data import fingerprint
 from experiments.environment import environment
 from experiments.logging import read_rows
-from experiments.plan import training
 from jaxcompress.export import writer
 
 LOSS_TOLERANCE = 1e-3  # relative, where other hardware or versions make other bits
@@ -55,7 +54,7 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
     error = evaluate.quality(outputs, dataset.test.labels).error
     checks.append(_near("test error, %", recorded["error"], error, 0.0 if exact else ERROR_TOLERANCE))
     plan, state = runs.start(experiment, dataset, settings)
-    last = min(training(experiment).verify, training(experiment).epochs)
+    last = min(experiment.training.verify, experiment.training.epochs)
     rows = {row["epoch"]: row for row in read_rows(run.folder / "metrics.jsonl")}
     if missing := set(range(1, last + 1)) - set(rows):
         raise ValueError(f"{run.folder / 'metrics.jsonl'} has no row for epoch {min(missing)}")

@@ -69,7 +69,8 @@ class Distill:
     teachers, an `ensemble`, are averaged with the teacher's, as probabilities at the `temperature`; activations are
     those of the teacher alone. The student is shown the training images of the `classes` alone, or all where there are
     none, as its transfer set; with a `synthesis` the images are made from the teacher, and the training set is not
-    used.
+    used. With `views` a stage that augments shows every image in so many ways alone, one in each epoch and again from
+    the first, of all of which the teachers are asked once (Beyer et al. 2022, arXiv:2106.05237, where each has one).
     """
 
     teacher: "Experiment | None" = None
@@ -79,11 +80,15 @@ class Distill:
     classes: tuple[int, ...] = ()
     ensemble: tuple["Experiment", ...] = ()
     synthesis: Synthesis | None = None
+    views: int = 0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0 or not 0 <= self.weight <= 1:
             given = f"temperature={self.temperature}, weight={self.weight}"
             raise ValueError(f"distill: {given}; temperatures are above 0, weights from 0 to 1")
+        if self.views < 0 or (self.views and (self.teacher is None or self.classes)):
+            given = f"views={self.views}, classes={list(self.classes)}"
+            raise ValueError(f"distill: {given}; views are at least 0, and 0 without a teacher or with classes")
         needs = [type(spec).__name__ for spec in self.knowledge if not isinstance(spec, TEACHERLESS)]
         if self.teacher is None and (self.weight or needs or self.ensemble or self.synthesis):
             names = ", ".join(kind.__name__ for kind in TEACHERLESS)
@@ -185,6 +190,8 @@ class Stage:
             )
         if self.lc is not None and self.distill is not None and self.distill.knowledge:
             raise ValueError(f"stage {self.name!r}: lc goes with distillation from logits alone, not with knowledge")
+        if self.distill is not None and self.distill.views and not self.augment:
+            raise ValueError(f"stage {self.name!r}: distill has {self.distill.views} views of what nothing augments")
         if self.slimming < 0:
             raise ValueError(f"stage {self.name!r}: slimming={self.slimming} is a strength of at least 0")
         if self.epochs < 0 or self.batch < 1 or self.verify < 0:
@@ -274,6 +281,14 @@ class Experiment:
         """What rounds the activations after the last stage: that of the latest stage that has any."""
         found = [stage.activations for stage in self.stages if isinstance(stage, Stage) and stage.activations]
         return found[-1] if found else None
+
+    @property
+    def training(self) -> Stage:
+        """The last stage, as one that trains; raises ValueError if it does not."""
+        stage = self.stages[-1]
+        if not isinstance(stage, Stage):
+            raise ValueError(f"stage {stage.name!r} does not train")
+        return stage
 
     def until(self, stage: str) -> "Experiment":
         """Returns the experiment that ends with the stage of that name; raises ValueError if there is none."""

@@ -37,8 +37,8 @@ class ResidualBlock(nn.Module):
         if self.shortcut == "identity":
             x = jnp.pad(x[:, :: self.strides, :: self.strides], ((0, 0), (0, 0), (0, 0), (0, missing)))
         else:
-            own = options if self.shortcut == "normalized" else {"norm": None}
-            x = convolution(x, self.features, (1, 1), name="shortcut", strides=self.strides, **own)
+            norm, bias = (self.norm, self.bias) if self.shortcut == "normalized" else (None, True)
+            x = convolution(x, self.features, (1, 1), name="shortcut", strides=self.strides, norm=norm, bias=bias)
         return nn.relu(x + y)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.augmentation import augmented, flipped, moved
+from experiments.augmentation import Views, augmented, flipped, moved
 
 KEY = jax.random.key(3)
 IMAGES = np.random.default_rng(0).integers(1, 256, (40, 6, 5, 3), np.uint8)
@@ -44,3 +44,13 @@ def test_methods_follow_one_another_by_keys_of_their_own(dtype):
     np.testing.assert_array_equal(augmented(images, KEY, ()), images)
     jittered = augmented(images, KEY, ("jitter",))
     np.testing.assert_array_equal(jittered, moved(images, keys[0], pixels=2))
+
+
+def test_a_view_of_an_image_hangs_on_its_place_alone():
+    views = Views(("crop", "flip"), 3, KEY)
+    rows = np.arange(len(IMAGES))
+    whole = [np.asarray(views.of(IMAGES, rows, view)) for view in range(3)]
+    for view, images in enumerate(whole):
+        np.testing.assert_array_equal(views.of(IMAGES[7:3:-1], rows[7:3:-1], view), images[7:3:-1])
+    differ = [np.mean(np.any(whole[0] != other, axis=(1, 2, 3))) for other in whole[1:]]
+    assert min(differ) > 0.9

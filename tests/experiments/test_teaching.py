@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, config, plan, rehearsal, runs, teaching
+from experiments import build, config, evaluate, rehearsal, runs, teachers, teaching
 from jaxcompress import distill
 from tests.experiments.test_runs import DENSE
 
@@ -255,7 +255,7 @@ def test_lessons_from_logits_hear_those_that_are_stored(settings, monkeypatch):
     built, state = runs.start(experiment, data, settings)
     assert built.examples.teacher.shape == (len(data.train.labels), 10)
     stored, _ = built.program(state, built.examples, built.key)
-    monkeypatch.setattr(runs, "in_step", lambda stage: True)
+    monkeypatch.setattr(teachers, "in_step", lambda stage: True)
     built, state = runs.start(experiment, data, settings)
     assert built.examples.teacher.shape == (len(data.train.labels), 0)
     in_step, _ = built.program(state, built.examples, built.key)
@@ -273,9 +273,36 @@ def test_several_teachers_are_heard_as_the_mean_of_their_outputs(settings, augme
     images = jnp.asarray(data.train.images[:9])
     alone = [build.predictor(DENSE.model, 10)(each, images) for each in params]
     mean = np.mean([jax.nn.softmax(logits / 2.0) for logits in alone], axis=0)
-    said = plan.heard(experiment, data, params)(images).logits if augment else built.examples.teacher[:9]
+    said = teachers.heard(experiment, data, params)(images).logits if augment else built.examples.teacher[:9]
     assert built.examples.teacher.shape[1] == (0 if augment else 10)
     np.testing.assert_allclose(jax.nn.softmax(said / 2.0), mean, atol=1e-6)
+
+
+def test_views_of_the_training_set_are_seen_in_turn_and_heard_once(settings):
+    """A student that is its teacher, which was heard of the same images, has nothing to learn in any pass."""
+    distilled = config.Distill(DENSE, temperature=1.0, weight=1.0, views=2)
+    still = config.Optimiser("sgd", learning_rate=0.0)
+    stage = config.Stage("student", 3, 20, still, distill=distilled, augment=("jitter",))
+    experiment = config.Experiment(DENSE.data, DENSE.model, (stage,))
+    data, params = runs.dataset(experiment.data, None), runs.run(DENSE, settings).params()
+    built, _ = runs.start(experiment, data, settings)
+    assert built.examples.teacher.shape == (len(data.train.labels), 2, 10)
+    said = np.asarray(built.examples.teacher)
+    assert np.any(said[:, 0] != said[:, 1]) and np.any(
+        said[:, 0] != evaluate.predict(built.logits, params, data.train.images)
+    )
+    state = built.begin(params, None)
+    for _ in range(3):
+        state, loss = built.program(state, built.examples, built.key)
+        assert abs(float(loss)) < 1e-5
+
+
+def test_activations_of_views_are_not_kept(settings):
+    knowledge = (config.Features("hint", ("fc1",), ("fc1",)),)
+    stage = config.Stage("s", 1, 20, distill=config.Distill(DENSE, views=2, knowledge=knowledge), augment=("jitter",))
+    experiment = config.Experiment(DENSE.data, DENSE.model, (stage,))
+    with pytest.raises(ValueError, match="of 2 views logits are kept, not activations .'fc1',."):
+        rehearsal.Rehearsal(lambda data: runs.dataset(data, None)).begin(experiment)
 
 
 def test_what_names_or_bounds_the_weights_of_the_student_leaves_those_of_its_lessons_alone(settings):
@@ -294,13 +321,13 @@ def test_what_names_or_bounds_the_weights_of_the_student_leaves_those_of_its_les
 def test_a_transfer_set_has_some_classes_alone():
     data = runs.dataset(DENSE.data, None)
     logits = np.arange(len(data.train.labels), dtype=np.float32)[:, None]
-    chosen, said = plan.transfer_set(taught(classes=(3, 7)), data, logits)
+    chosen, said = teachers.transfer_set(taught(classes=(3, 7)), data, logits)
     assert set(chosen.train.labels.tolist()) == {3, 7} and len(chosen.test.labels) == len(data.test.labels)
     np.testing.assert_array_equal(chosen.train.labels, data.train.labels[said[:, 0].astype(int)])
-    whole, _ = plan.transfer_set(taught(), data, logits)
+    whole, _ = teachers.transfer_set(taught(), data, logits)
     assert whole is data
     with pytest.raises(ValueError, match="transfer set: there is no class 10; there are 0 to 9"):
-        plan.transfer_set(taught(classes=(3, 10)), data, logits)
+        teachers.transfer_set(taught(classes=(3, 10)), data, logits)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +359,9 @@ def test_what_cannot_be_taught_is_found_before_training(knowledge, message):
         ),
         (lambda: config.Distill(weight=0, knowledge=(config.DKD(),)), "knowledge .'DKD'., 0 more"),
         (lambda: config.Distill(weight=0, ensemble=(DENSE,)), "1 more teachers"),
+        (lambda: config.Distill(DENSE, views=-1), "views=-1, classes=..; views are at least 0"),
+        (lambda: config.Distill(DENSE, views=2, classes=(3,)), r"views=2, classes=.3.; views are at least 0"),
+        (lambda: config.Stage("s", 1, distill=config.Distill(DENSE, views=2)), "2 views of what nothing augments"),
         (lambda: config.Mutual(()), "there are no peers"),
         (lambda: config.Mutual((config.MLP(center=True),)), "a peer cannot have center"),
         (lambda: config.Branches("a", branches=0), "branches at 'a': branches=0"),
