@@ -15,7 +15,7 @@ Images = Num[Array, "batch height width channels"]
 
 
 class Views(NamedTuple):
-    """Changes every image of a training set in `count` ways alone, which `key` and its place there draw.
+    """Changes every image in `count` fixed ways, drawn by `key`, the view and the image's place in the training set.
 
     So a teacher can be asked once of all that its student will see.
     """

@@ -140,7 +140,7 @@ def fetch(
         archive = root / ARCHIVES[name]
         download([base + archive.name for base in mirrors[name]], accepted[archive.name][0], archive)
         _extract(archive, files(name), root)
-        archive.unlink()  # 170 MB that nothing reads again
+        archive.unlink()  # nothing reads it again
 
 
 def download(urls: Sequence[str], md5: str, target: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import jaxcompress as jc
 from experiments import build, config, factorization, learning, recipes, removal, scoring, teaching, train
 from experiments.activations import with_ranges
-from experiments.augmentation import augmented
+from experiments.augmentation import Views, augmented
 from experiments.data import Dataset, drawn, drawn_rows
 from experiments.offsets import shifted
 from experiments.teachers import Taught, transfer_set, views
@@ -140,7 +140,7 @@ class Plan(NamedTuple):
             state = train.begin(params, optimiser)
             if lessons is None:
                 return state
-            batch = _first_batch(outputs, taught, data, params, experiment.seed, key)
+            batch = _first_batch(outputs, taught, seen, data, params, experiment.seed, key)
             learned, kept = lessons.begin(batch.key, batch, examples.labels)
             jax.eval_shape(lessons.loss, learned, kept, batch)  # what does not fit is found before training
             return state._replace(teaching=train.Teaching(learned, of_lessons.init(learned), kept))
@@ -156,17 +156,24 @@ class Plan(NamedTuple):
 
 
 def _first_batch(
-    outputs: Callable[..., build.Outputs], taught: Taught, data: Dataset, params: Any, seed: int, key: jax.Array
+    outputs: Callable[..., build.Outputs],
+    taught: Taught,
+    seen: Views | None,
+    data: Dataset,
+    params: Any,
+    seed: int,
+    key: jax.Array,
 ) -> teaching.Batch:
     """Returns what both networks say of training images drawn by the seed, from which lessons begin."""
     rows = drawn_rows(len(data.train.labels), _LESSON_EXAMPLES, seed)
     images, labels = jnp.asarray(data.train.images[rows]), jnp.asarray(data.train.labels[rows])
+    images = images if seen is None else seen.of(images, jnp.asarray(rows), 0)
     made = jax.jit(outputs)(params, images, key)
     student = build.Heard(made.logits, made.taps)
     if callable(taught):
         teacher = jax.jit(taught)(images)
     else:
-        teacher = build.Heard(jnp.asarray(taught[rows] if taught.ndim == 2 else taught[rows, 0]), {})
+        teacher = build.Heard(jnp.asarray(taught[rows] if seen is None else taught[rows, 0]), {})
     return teaching.Batch(images, student, teacher, labels, jnp.asarray(rows), named_key(key, "lessons"))
 
 

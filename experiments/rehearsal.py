@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import config
-from experiments.data import Dataset
+from experiments.data import Dataset, Split
 from experiments.plan import Plan, given, rewound
 from experiments.synthesis import synthetic
 from experiments.teachers import Taught, heard, in_step, synthesis, teachers, views
@@ -41,9 +41,10 @@ class Rehearsal:
             return params
         params_of_teachers = [self.begin(of) for of in teachers(experiment)]
         if (spec := synthesis(experiment)) is not None:
-            short = replace(spec, images=experiment.training.batch, steps=1)
+            short = replace(spec, images=min(spec.images, spec.batch), steps=1)
             made = synthetic(short, teachers(experiment)[0], params_of_teachers[0], data, jax.random.key(0))
-            data = data._replace(train=made)
+            images = np.resize(made.images, (spec.images, *made.images.shape[1:]))
+            data = data._replace(train=Split(images, np.arange(spec.images, dtype=np.int32) % data.classes))
         plan = Plan.of(experiment, data, _said(experiment, data, params_of_teachers))
         to = rewound(experiment, data, self._data_dir, self.begin)
         return plan.handed_on(plan.begin(params, to))

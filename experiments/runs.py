@@ -114,7 +114,7 @@ def _prepared(
 
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
-    """Prepares the last stage of an experiment, running first what it stands on: earlier stages and the teacher."""
+    """Prepares the last stage of an experiment, running first what it stands on: earlier stages, teachers."""
     each = lambda experiment: run(experiment, settings)
     data = transferred(experiment, data, each)
     plan = Plan.of(experiment, data, taught(experiment, data, each))

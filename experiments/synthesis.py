@@ -52,7 +52,8 @@ def _inverted(
 ) -> Iterable[np.ndarray]:
     """Yields batches of noise that descended the losses of DeepInversion (Yin et al. 2020, arXiv:1912.08795).
 
-    Images are moved at random in every step, as there; they are not mirrored.
+    Images are moved at random in every step, as there, if they are 14 pixels high or more. Departures: they are not
+    mirrored, stay within [0, 1] and have no prior on their length, and the variation is of the images in place.
     """
     found = flatten(params.get(STATISTICS, {}))
     running = {
@@ -103,34 +104,32 @@ def _drawn(spec: config.Synthesis, of: config.Experiment, params: Any, size: _Si
     def noise(key: Array) -> Array:
         return jax.random.normal(key, (spec.batch, _LATENT))
 
-    @in_training
-    def draw(variables: Any, noise: Array) -> tuple[Array, Any]:
-        return generator.apply(variables, noise, train=True, mutable=[STATISTICS])
+    first = generator.init(of_weights, jnp.zeros((1, _LATENT)))
 
-    def loss(weights: Any, statistics: Any, noise: Array) -> tuple[Array, Any]:
-        images, statistics = draw({"params": weights, **statistics}, noise)
-        heard = hear(images)
+    @in_training
+    def draw(weights: Any, noise: Array) -> Array:
+        # Images are normalized by the batch that they are drawn in, also when training is done.
+        variables = {"params": weights, STATISTICS: first[STATISTICS]}
+        return generator.apply(variables, noise, train=True, mutable=[STATISTICS])[0]
+
+    def loss(weights: Any, noise: Array) -> Array:
+        heard = hear(draw(weights, noise))
         told = data_free.one_hot(heard.logits) + spec.activation * data_free.activation(heard.taps[features])
-        return told.mean() + spec.balance * data_free.balance(heard.logits), statistics
+        return told.mean() + spec.balance * data_free.balance(heard.logits)
 
     @jax.jit
-    def trained(weights: Any, statistics: Any) -> tuple[Any, Any]:
+    def trained(weights: Any) -> Any:
         def step(state: Any, number: Array) -> tuple[Any, None]:
-            weights, statistics, moments = state
-            given = noise(jax.random.fold_in(of_steps, number))
-            slopes, statistics = jax.grad(loss, has_aux=True)(weights, statistics, given)
+            weights, moments = state
+            slopes = jax.grad(loss)(weights, noise(jax.random.fold_in(of_steps, number)))
             updates, moments = optimiser.update(slopes, moments)
-            return (optax.apply_updates(weights, updates), statistics, moments), None
+            return (optax.apply_updates(weights, updates), moments), None
 
-        state = (weights, statistics, optimiser.init(weights))
-        return lax.scan(step, state, jnp.arange(spec.steps))[0][:2]
+        return lax.scan(step, (weights, optimiser.init(weights)), jnp.arange(spec.steps))[0][0]
 
-    first = generator.init(of_weights, noise(of_weights))
-    weights, statistics = trained(first["params"], {STATISTICS: first[STATISTICS]})
-    drawing = jax.jit(draw)
+    weights, drawing = trained(first["params"]), jax.jit(draw)
     for number in range(-(-spec.images // spec.batch)):
-        images, _ = drawing({"params": weights, **statistics}, noise(jax.random.fold_in(of_draws, number)))
-        yield np.asarray(images)
+        yield np.asarray(drawing(weights, noise(jax.random.fold_in(of_draws, number))))
 
 
 def _bytes(images: np.ndarray) -> np.ndarray:

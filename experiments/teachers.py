@@ -46,7 +46,7 @@ def teachers(experiment: config.Experiment) -> tuple[config.Experiment, ...]:
 
 
 def in_step(stage: config.Stage) -> bool:
-    """Tells whether the teachers of a stage have to be heard in every step."""
+    """Tells whether the teachers of a stage have to be heard in every step; raises ValueError for taps of views."""
     distill = stage.distill or config.Distill(weight=0)
     taps = teaching.tapped(distill.knowledge)[1]
     if distill.views and taps:

@@ -1,4 +1,4 @@
-"""What a student learns from its teacher besides the softened logits.
+"""What a student learns besides the labels, and of which images.
 
 Features and embeddings are named as `jaxcompress.taps` names them; in the models here these are layers and blocks
 (``conv1``, ``block2``), and their inputs (``fc:input``).
@@ -12,7 +12,7 @@ from experiments.config.models import Model
 
 @dataclass(frozen=True)
 class KD:
-    """Softened logits (`jaxcompress.distill.kd`), added to the other losses where those of a stage are shared out."""
+    """Softened logits (`jaxcompress.distill.kd`), added to the whole loss of the labels by a weight of its own."""
 
     weight: float = 1.0
     temperature: float = 4.0
@@ -129,7 +129,8 @@ class Mutual:
     """Trains `peers` beside the student, each by what all others say (`jaxcompress.distill.online.mutual`).
 
     They see the same batches, learn from the labels too and are left behind at the end of the stage. The `weight` is
-    that of the divergences.
+    that of the divergences. Departure from Zhang et al. (2018): all move at once, where theirs take turns. Peers have
+    the student's optimiser, without what names, scales or bounds its weights.
     """
 
     peers: tuple[Model, ...]
@@ -147,8 +148,8 @@ class Branches:
     """Puts `branches` more classifiers on the student's activation `at`; a gate makes a teacher of them and of it.
 
     That is `jaxcompress.distill.online.ensemble`, weighed by `weight`; branches and ensemble learn from the labels
-    too. Departure from Lan et al. (2018): a branch is two layers, every place alike, in front of a mean over the places
-    and a linear classifier, not a copy of the student's end.
+    too. Departures from Lan et al. (2018): a branch is two layers, every place alike, in front of a mean over the
+    places and a linear classifier, not a copy of the student's end, and the gate has no normalization and no ReLU.
     """
 
     at: str
@@ -167,8 +168,9 @@ class Exits:
     """Puts classifiers on early activations `at` of the student, taught by its own end.
 
     That is `jaxcompress.distill.online.own_teacher`. Their features are drawn to those of the student's activation
-    `last` by the weight `hint`, their outputs to the student's by `soft` and to the labels by the rest. Departure from
-    Zhang et al. (2019): an exit is what a branch is in `Branches`, and hints are between means over the places.
+    `last` by the weight `hint`, their outputs to the student's by `soft` and to the labels by the rest; all of that has
+    the `weight`. Departures from Zhang et al. (2019): an exit is what a branch is in `Branches`, and hints are between
+    means over the places and are themselves means over the channels, not sums.
     """
 
     at: tuple[str, ...]
@@ -214,6 +216,10 @@ class Synthesis:
         if min(self.images, self.batch, self.steps) < 1 or not self.learning_rate > 0:
             counts = f"images={self.images}, batch={self.batch}, steps={self.steps}, rate={self.learning_rate}"
             raise ValueError(f"synthesis by {self.method}: {counts}; all are above 0")
+        if min(self.normalization, self.total_variation, self.activation, self.balance) < 0:
+            weights = f"normalization={self.normalization}, total_variation={self.total_variation}"
+            weights += f", activation={self.activation}, balance={self.balance}"
+            raise ValueError(f"synthesis by {self.method}: {weights}; weights are at least 0")
 
 
 _Logits = Union[KD, DKD, DIST, NKD, StandardizedKD, TeacherFree]  # noqa: UP007

@@ -70,7 +70,7 @@ class Distill:
     those of the teacher alone. The student is shown the training images of the `classes` alone, or all where there are
     none, as its transfer set; with a `synthesis` the images are made from the teacher, and the training set is not
     used. With `views` a stage that augments shows every image in so many ways alone, one in each epoch and again from
-    the first, of all of which the teachers are asked once (Beyer et al. 2022, arXiv:2106.05237, where each has one).
+    the first, of all of which the teachers are asked once (Beyer et al. 2022, arXiv:2106.05237, draw new ones).
     """
 
     teacher: "Experiment | None" = None
@@ -87,7 +87,7 @@ class Distill:
             given = f"temperature={self.temperature}, weight={self.weight}"
             raise ValueError(f"distill: {given}; temperatures are above 0, weights from 0 to 1")
         if self.views < 0 or (self.views and (self.teacher is None or self.classes)):
-            given = f"views={self.views}, classes={list(self.classes)}"
+            given = f"views={self.views}, classes={list(self.classes)}, {len(self.teachers)} teachers"
             raise ValueError(f"distill: {given}; views are at least 0, and 0 without a teacher or with classes")
         needs = [type(spec).__name__ for spec in self.knowledge if not isinstance(spec, TEACHERLESS)]
         if self.teacher is None and (self.weight or needs or self.ensemble or self.synthesis):
@@ -190,6 +190,8 @@ class Stage:
             )
         if self.lc is not None and self.distill is not None and self.distill.knowledge:
             raise ValueError(f"stage {self.name!r}: lc goes with distillation from logits alone, not with knowledge")
+        if self.distill is not None and self.distill.synthesis and self.select != "last":
+            raise ValueError(f"stage {self.name!r}: with a synthesis no data are used, nor can they select an epoch")
         if self.distill is not None and self.distill.views and not self.augment:
             raise ValueError(f"stage {self.name!r}: distill has {self.distill.views} views of what nothing augments")
         if self.slimming < 0:

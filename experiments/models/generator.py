@@ -15,7 +15,7 @@ class Generator(nn.Module):
 
     A linear layer to a quarter of each side, then convolutions of `width`, `width` / 2 and the image's channels with
     the places doubled in front of the first two, batch normalization and leaky ReLU between. Departures: a sigmoid ends
-    it, where theirs is tanh and a normalization, and the running average moves by a tenth, as PyTorch's does.
+    it, where theirs is tanh and a normalization, and 1e-5 is added to variances, where theirs is 0.8.
     """
 
     shape: Sequence[int]

@@ -1,4 +1,4 @@
-"""What a student learns besides softened logits, as losses with all that they train and carry."""
+"""What a student learns besides the labels and softened logits, as losses with all that they train and carry."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

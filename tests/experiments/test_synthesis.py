@@ -19,6 +19,7 @@ NORMED = replace(
 )
 INVERSION = config.Synthesis("inversion", images=60, batch=40, steps=120)
 GENERATOR = config.Synthesis("generator", images=60, batch=40, steps=120, learning_rate=1e-3, features="fc1")
+DATA_FREE = config.Distill(NORMED, synthesis=INVERSION)
 METHODS = pytest.mark.parametrize("spec", [INVERSION, GENERATOR], ids=lambda spec: spec.method)
 
 
@@ -112,6 +113,8 @@ def test_what_cannot_be_made_is_found_before_training(spec, teacher, message):
         (lambda: config.Synthesis("inversion", features="fc1"), "inversion: features='fc1'; a generator needs them"),
         (lambda: config.Synthesis("generator"), "generator: features=None"),
         (lambda: config.Synthesis("inversion", images=0), "images=0, .*all are above 0"),
+        (lambda: config.Synthesis("inversion", balance=-1.0), "balance=-1.0; weights are at least 0"),
+        (lambda: config.Stage("s", 1, select="best-validation", distill=DATA_FREE), "nor can they select an epoch"),
         (lambda: config.Distill(weight=0, synthesis=INVERSION), "without a teacher: .*no synthesis"),
     ],
 )

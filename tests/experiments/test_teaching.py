@@ -359,8 +359,11 @@ def test_what_cannot_be_taught_is_found_before_training(knowledge, message):
         ),
         (lambda: config.Distill(weight=0, knowledge=(config.DKD(),)), "knowledge .'DKD'., 0 more"),
         (lambda: config.Distill(weight=0, ensemble=(DENSE,)), "1 more teachers"),
-        (lambda: config.Distill(DENSE, views=-1), "views=-1, classes=..; views are at least 0"),
-        (lambda: config.Distill(DENSE, views=2, classes=(3,)), r"views=2, classes=.3.; views are at least 0"),
+        (lambda: config.Distill(DENSE, views=-1), "views=-1, classes=.., 1 teachers; views are at least 0"),
+        (
+            lambda: config.Distill(DENSE, views=2, classes=(3,)),
+            r"views=2, classes=.3., 1 teachers; views are at least 0",
+        ),
         (lambda: config.Stage("s", 1, distill=config.Distill(DENSE, views=2)), "2 views of what nothing augments"),
         (lambda: config.Mutual(()), "there are no peers"),
         (lambda: config.Mutual((config.MLP(center=True),)), "a peer cannot have center"),
