@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxcompress as jc
-from experiments import build, config, teaching, train
+from experiments import build, config, train
 from experiments.variables import joined, on_weights, split
 from jaxcompress.arrays import is_compressed
 from tests.traces import Counted
@@ -145,7 +145,7 @@ def test_images_are_changed_and_the_teacher_sees_them_so():
 
     def teacher(images):
         jax.debug.callback(lambda x: taught.append(x[:, 0, 0, 0].tolist()), images, ordered=True)
-        return teaching.Heard(jnp.zeros((images.shape[0], 4)), {})
+        return build.Heard(jnp.zeros((images.shape[0], 4)), {})
 
     def augment(images, key):
         jax.debug.callback(lambda data: keys.append(data.tolist()), jax.random.key_data(key), ordered=True)
