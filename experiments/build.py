@@ -180,14 +180,21 @@ def trainer(
     return found
 
 
-def optimiser(spec: config.Optimiser, steps: int, epoch_steps: int = 1) -> optax.GradientTransformation:
-    """Builds the optimiser of a stage of `steps` updates; epochs become steps by `epoch_steps`."""
+def optimiser(
+    spec: config.Optimiser, steps: int, epoch_steps: int = 1, *, of_student: bool = True
+) -> optax.GradientTransformation:
+    """Builds the optimiser of a stage of `steps` updates; epochs become steps by `epoch_steps`.
+
+    What names, scales or bounds weights is for those `of_student` alone.
+    """
     rate = _rate(spec, steps, epoch_steps)
     if spec.name == "adam":
         made = optax.adamw(rate, weight_decay=spec.weight_decay)
     else:
         descent = optax.sgd(rate, momentum=spec.momentum, nesterov=spec.nesterov)
         made = optax.chain(optax.add_decayed_weights(spec.weight_decay), descent)
+    if not of_student:
+        return made
     made = made if spec.scaling == "none" else optax.chain(made, _by_glorot())
     made = made if not spec.max_norm else optax.chain(made, _within(spec.max_norm))
     return made if not spec.rates else optax.chain(made, _by_rates(spec.rates))  # last: what is frozen stays as it is
@@ -235,7 +242,8 @@ def _rate(spec: config.Optimiser, steps: int, epoch_steps: int) -> optax.Schedul
         case "cosine":
             return optax.cosine_decay_schedule(spec.learning_rate, steps)
         case "exponential":
-            return optax.exponential_decay(spec.learning_rate, steps, spec.final / spec.learning_rate)
+            ratio = jnp.asarray(spec.final / spec.learning_rate, jnp.float32)  # optax would ask whether it is zero
+            return lambda step: spec.learning_rate * ratio ** (step / steps)
         case "steps":
             drops = {round(epochs * epoch_steps): 0.1 for epochs in spec.at}
             return optax.piecewise_constant_schedule(spec.learning_rate, drops)

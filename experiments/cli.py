@@ -31,7 +31,10 @@ def settings(
             if not console.is_terminal and done == total:
                 console.print(f"done: {text}, {total} of {total}")
 
-        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress)
+        def say(text: str) -> None:
+            console.print(text, markup=False, highlight=False)
+
+        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say)
 
 
 @contextlib.contextmanager

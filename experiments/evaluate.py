@@ -1,6 +1,6 @@
 """How a model does on a split: accuracy, precision, recall, F1, the confusion matrix, the activations at work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,8 +28,13 @@ class Quality(NamedTuple):
 
 def predict(logits: Callable[[Any, jax.Array], jax.Array], params: Any, images: np.ndarray) -> np.ndarray:
     """Returns the logits of all `images`, float32 (images, classes)."""
-    chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
-    return np.concatenate([np.asarray(_compiled(logits, params, chunk)) for chunk in chunks])
+    return np.concatenate([np.asarray(_compiled(logits, params, *chunk)) for chunk in chunks(images)])
+
+
+def chunks(*columns: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields arrays in pieces of their first axis, for which a program is compiled at most twice."""
+    for i in range(0, len(columns[0]), _CHUNK):
+        yield tuple(column[i : i + _CHUNK] for column in columns)
 
 
 def quality(outputs: np.ndarray, labels: np.ndarray) -> Quality:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxcompress as jc
 from experiments import build, config, factorization, learning, recipes, removal, scoring, teaching, train
@@ -66,11 +67,69 @@ def _initial(experiment: config.Experiment, data: Dataset, data_dir: pathlib.Pat
     )
 
 
+class Training(NamedTuple):
+    """Holds what one stage is trained by, all that is built from its configuration alone.
+
+    Numbers of the configuration that the config classes call ``traced`` may be so: then this is built within a program
+    that takes them as arguments.
+    """
+
+    outputs: Callable[..., build.Outputs]
+    optimiser: optax.GradientTransformation
+    of_lessons: optax.GradientTransformation  # moves what lessons train
+    lessons: teaching.Lessons | None
+    setting: recipes.Setting
+    program: Callable[[train.State, train.Examples, jax.Array], tuple[train.State, jax.Array]]
+
+    @classmethod
+    def of(
+        cls,
+        experiment: config.Experiment,
+        classes: int,
+        size: int,
+        taught: Taught,
+        spread: Callable[[train.Examples], train.Examples] = lambda examples: examples,
+    ) -> "Training":
+        """Builds that of the last stage of an experiment, for data of `classes` and a training set of `size`.
+
+        Batches are laid out on devices by `spread`.
+        """
+        stage = experiment.training
+        epoch_steps = size // stage.batch
+        steps = max(1, stage.epochs * epoch_steps)
+        optimiser = build.optimiser(stage.optimiser, steps, epoch_steps)
+        of_lessons = build.optimiser(stage.optimiser, steps, epoch_steps, of_student=False)
+        knowledge = stage.distill.knowledge if stage.distill is not None else ()
+        taps, _ = teaching.tapped(knowledge)
+        outputs = build.trainer(experiment.model, classes, experiment.activations, taps)
+        setting = recipes.Setting(epoch_steps, experiment.seed, loss=_plain_loss(outputs, stage.loss))
+        recipe = recipes.recipe(stage, setting) if stage.lc is None else jc.chain()
+        of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
+        strength = learning.strength(stage.lc, epoch_steps) if stage.lc is not None else None
+        lessons = teaching.Lessons.of(knowledge) if knowledge else None
+        seen = views(experiment)
+        program = train.epoch_program(
+            outputs,
+            optimiser,
+            recipe,
+            train.Objective(*of_teacher, stage.loss, stage.slimming, strength, lessons),
+            stage.batch,
+            moves_masks=recipes.moves_masks(stage),
+            augment=partial(augmented, methods=stage.augment) if stage.augment and seen is None else None,
+            views=seen,
+            teacher=taught if callable(taught) else None,
+            of_lessons=of_lessons,
+            spread=spread,
+        )
+        return cls(outputs, optimiser, of_lessons, lessons, setting, program)
+
+
 class Plan(NamedTuple):
     """Holds what training one stage needs besides its state.
 
     ``begin(params, rewound)`` makes the first state of what the stage before made and, for a stage that rewinds, of the
-    weights that it rewinds to; ``handed_on(state)`` are the parameters that a state stands for.
+    weights that it rewinds to; ``handed_on(state)`` are the parameters that a state stands for. ``training_of`` builds
+    what another experiment is trained by that differs in numbers alone, and those traced.
     """
 
     program: Callable[..., tuple[train.State, jax.Array]]
@@ -79,6 +138,7 @@ class Plan(NamedTuple):
     key: jax.Array
     begin: Callable[[Any, Any], train.State]
     handed_on: Callable[[train.State], Any]
+    training_of: Callable[..., Training]
 
     @classmethod
     def of(cls, experiment: config.Experiment, data: Dataset, taught: Taught) -> "Plan":
@@ -86,73 +146,49 @@ class Plan(NamedTuple):
         stage = experiment.training
         data, taught = transfer_set(experiment, data, taught)
         size = len(data.train.labels)
-        if not 0 < stage.batch <= size:
-            raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
-        if stage.select == "best-validation" and not len(data.validation.labels):
-            raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
-        if stage.select == "best-validation" and any(map(_unfinished, stage.recipe)):
-            raise ValueError(f"stage {stage.name!r} changes its sparsity: its best epoch would be one before the end")
-        epoch_steps = size // stage.batch
-        steps = max(1, stage.epochs * epoch_steps)
-        optimiser = build.optimiser(stage.optimiser, steps, epoch_steps)
-        # What lessons train has no part in what names, scales or bounds the weights of the student.
-        of_lessons = build.optimiser(
-            replace(stage.optimiser, scaling="none", max_norm=0.0, rates=()), steps, epoch_steps
-        )
-        knowledge = stage.distill.knowledge if stage.distill is not None else ()
-        taps, _ = teaching.tapped(knowledge)
-        outputs = build.trainer(experiment.model, data.classes, experiment.activations, taps)
-        setting = recipes.Setting(epoch_steps, experiment.seed, loss=_plain_loss(outputs, stage.loss))
-        recipe = recipes.recipe(stage, setting) if stage.lc is None else jc.chain()
-        of_teacher = (stage.distill.weight, stage.distill.temperature) if stage.distill is not None else (0.0, 1.0)
-        strength = learning.strength(stage.lc, epoch_steps) if stage.lc is not None else None
-        lessons = teaching.Lessons.of(knowledge) if knowledge else None
-        objective = train.Objective(*of_teacher, stage.loss, stage.slimming, strength, lessons)
-        seen, logits = views(experiment), np.zeros((size, 0), np.float32) if callable(taught) else taught
+        _check(stage, data)
+        training_of = partial(Training.of, classes=data.classes, size=size, taught=taught)
+        training = training_of(experiment)
+        logits = np.zeros((size, 0), np.float32) if callable(taught) else taught
         examples = train.Examples(jnp.asarray(data.train.images), jnp.asarray(data.train.labels), jnp.asarray(logits))
-        program = train.epoch_program(
-            outputs,
-            optimiser,
-            recipe,
-            objective,
-            stage.batch,
-            moves_masks=recipes.moves_masks(stage),
-            augment=partial(augmented, methods=stage.augment) if stage.augment and seen is None else None,
-            views=seen,
-            teacher=taught if callable(taught) else None,
-            of_lessons=of_lessons,
-        )
         predictor = build.predictor(experiment.model, data.classes, experiment.activations)
         key = build.seed_key(experiment.seed, f"stage {len(experiment.stages)}")
         if stage.lc is not None:
-            compress = learning.compression(stage, setting)
+            compress, epoch_steps = learning.compression(stage, training.setting), training.setting.epoch_steps
             return cls(
-                learning.with_c_steps(program, stage, compress, optimiser, epoch_steps),
+                learning.with_c_steps(training.program, stage, compress, training.optimiser, epoch_steps),
                 predictor,
                 examples,
                 key,
-                lambda params, _: learning.begin(compress, params, optimiser),
+                lambda params, _: learning.begin(compress, params, training.optimiser),
                 partial(learning.handed_on, compress),
+                training_of,
             )
-        without_noise = recipes.handed_on(stage)
+        without_noise, seen = recipes.handed_on(stage), views(experiment)
 
-        def begun(params: Any) -> train.State:
-            state = train.begin(params, optimiser)
-            if lessons is None:
+        def begin(params: Any, rewound: Any) -> train.State:
+            params = _begun(experiment, data, training.setting, params, rewound)
+            state = train.begin(params, training.optimiser)
+            if training.lessons is None:
                 return state
-            batch = _first_batch(outputs, taught, seen, data, params, experiment.seed, key)
-            learned, kept = lessons.begin(batch.key, batch, examples.labels)
-            jax.eval_shape(lessons.loss, learned, kept, batch)  # what does not fit is found before training
-            return state._replace(teaching=train.Teaching(learned, of_lessons.init(learned), kept))
+            batch = _first_batch(training.outputs, taught, seen, data, params, experiment.seed, key)
+            learned, kept = training.lessons.begin(batch.key, batch, examples.labels)
+            jax.eval_shape(training.lessons.loss, learned, kept, batch)  # what does not fit is found before training
+            return state._replace(teaching=train.Teaching(learned, training.of_lessons.init(learned), kept))
 
-        return cls(
-            program,
-            predictor,
-            examples,
-            key,
-            lambda params, rewound: begun(_begun(experiment, data, setting, params, rewound)),
-            lambda state: without_noise(train.params_of(state)),
-        )
+        handed_on = lambda state: without_noise(train.params_of(state))
+        return cls(training.program, predictor, examples, key, begin, handed_on, training_of)
+
+
+def _check(stage: config.Stage, data: Dataset) -> None:
+    """Raises ValueError for a stage that its data are too few for, or whose best epoch would be one before its end."""
+    size = len(data.train.labels)
+    if not 0 < stage.batch <= size:
+        raise ValueError(f"stage {stage.name!r} has batches of {stage.batch}; there are {size} training examples")
+    if stage.select == "best-validation" and not len(data.validation.labels):
+        raise ValueError(f"stage {stage.name!r} selects by validation error, but no examples are held out")
+    if stage.select == "best-validation" and any(map(_unfinished, stage.recipe)):
+        raise ValueError(f"stage {stage.name!r} changes its sparsity: its best epoch would be one before the end")
 
 
 def _first_batch(

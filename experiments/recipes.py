@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 import jaxcompress as jc
 from experiments import config
@@ -30,9 +31,10 @@ class Setting(NamedTuple):
     within: Callable[[config.Budget, Params], Params] | None = None
     strength: float = 0.0
 
-    def steps(self, epochs: float) -> int:
-        """Returns the number of steps of some epochs."""
-        return round(epochs * self.epoch_steps)
+    def steps(self, epochs: float) -> Any:
+        """Returns the number of steps of some epochs, traced if these are."""
+        steps = epochs * self.epoch_steps
+        return jnp.round(steps).astype(jnp.int32) if isinstance(steps, Tracer) else round(steps)
 
 
 def recipe(stage: config.Stage, setting: Setting) -> jc.Transform:

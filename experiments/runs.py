@@ -22,6 +22,7 @@ import yaml
 import jaxcompress as jc
 from experiments import build, config, evaluate, quantized, report, train
 from experiments.checkpoints import checkpoints, load_params, save_params
+from experiments.claims import claimed
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
@@ -33,8 +34,8 @@ from jaxcompress.export.files import write_whole
 class Settings(NamedTuple):
     """Says where runs live and how they report; none of it changes a result.
 
-    `progress(done, total, text)` is called after every epoch. A checkpoint is written when `checkpoint_seconds` have
-    passed since the last one.
+    `progress(done, total, text)` is called after every epoch, and ``say(text)`` is told what else a user may want to
+    know. A checkpoint is written when `checkpoint_seconds` have passed since the last one.
     """
 
     root: pathlib.Path
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
     wandb: WandbMode = "auto"
     checkpoint_seconds: float = 20.0
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
+    say: Callable[[str], None] = lambda text: None
 
 
 class Run(NamedTuple):
@@ -85,21 +87,35 @@ def locate(experiment: config.Experiment, root: pathlib.Path) -> Run:
 
 
 def run(experiment: config.Experiment, settings: Settings) -> Run:
-    """Runs an experiment stage by stage; returns at once what is there, goes on with what is not finished."""
+    """Runs an experiment stage by stage; returns at once what is there, goes on with what is not finished.
+
+    Waits for what another process is making.
+    """
     this = locate(experiment, settings.root)
     if this.finished:
         return this
     data = dataset(experiment.data, settings.data_dir)
     measured = _prepared(this, experiment, data, settings)
+    with claimed(this.folder, settings.say):
+        if not this.finished:
+            begin(this, experiment, data)
+            with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
+                finish(this, *measured(log), log)
+    return this
+
+
+def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) -> None:
+    """Makes the folder of a run, with its configuration and where and how, by `made` besides, it is trained."""
     this.folder.mkdir(parents=True, exist_ok=True)
     _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
-    _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(data)})
-    with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
-        metrics, files = measured(log)
-        _write_json(this.folder / "metrics.json", metrics)
-        shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
-        log.finish(this.metrics, files)
-    return this
+    _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(data)} | made)
+
+
+def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: Log) -> None:
+    """Writes the metrics of a run, by which it is finished, and logs them with its files."""
+    _write_json(this.folder / "metrics.json", metrics)
+    shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
+    log.finish(this.metrics, files)
 
 
 def _prepared(
@@ -110,7 +126,7 @@ def _prepared(
         params = before(experiment, data, settings)
         return lambda _: quantized.quantize(this.folder, experiment, data, params, settings.progress)
     plan, state = start(experiment, data, settings)
-    return lambda log: _finish(this, experiment, data, _train(this, experiment, data, plan, state, settings, log))
+    return lambda log: measure(this, experiment, data, _train(this, experiment, data, plan, state, settings, log))
 
 
 def start(experiment: config.Experiment, data: Dataset, settings: Settings) -> tuple[Plan, train.State]:
@@ -143,22 +159,21 @@ def _train(
 ) -> Any:
     """Trains the last stage from its last checkpoint on; returns the parameters that its rule selects."""
     stage = experiment.training
-    chooses, lines = stage.select == "best-validation", this.folder / "metrics.jsonl"
-    best = (plan.handed_on(state) if chooses else (), np.float32(np.inf))
+    chooses = stage.select == "best-validation"
+    best: Best = (plan.handed_on(state) if chooses else (), np.float32(np.inf))
     with checkpoints(this.folder / "checkpoint") as kept:
         done, (state, best) = kept.latest((state, best))
-        _go_on_from(done, lines, log)
+        for row in cut_back(this, done):
+            log.row(row)
         saved = time.monotonic()
         for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
             state = after
-            row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": None}
+            error = None
             if len(data.validation.labels):
                 params = plan.handed_on(state)
-                row["validation_error"] = error = evaluate.error_rate(plan.logits, params, data.validation)
-                if chooses and np.float32(error) < best[1]:  # in float32, as a checkpoint keeps it
-                    best = (params, np.float32(error))
-            append_row(lines, row | {"sha256": digest(train.params_of(state))})
-            log.row(row)
+                error = evaluate.error_rate(plan.logits, params, data.validation)
+                best = better(best, params, error) if chooses else best
+            log.row(record(this, epoch, state, loss, error))
             settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
             if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
                 kept.save(epoch, (state, best))
@@ -166,15 +181,30 @@ def _train(
     return best[0] if chooses else plan.handed_on(state)
 
 
-def _go_on_from(done: int, lines: pathlib.Path, log: Log) -> None:
-    """Cuts the record of a run back to its last checkpoint: what came after it will be trained again."""
+Best = tuple[Any, np.float32]  # parameters and their validation error, in float32 as a checkpoint keeps it
+
+
+def better(best: Best, params: Any, error: float) -> Best:
+    """Returns the best parameters so far with their validation error, the first of equals."""
+    return (params, np.float32(error)) if np.float32(error) < best[1] else best
+
+
+def record(this: Run, epoch: int, state: train.State, loss: float, error: float | None) -> dict[str, Any]:
+    """Appends what an epoch came to, `error` on the validation examples, to the rows of a run; returns it."""
+    row = {"epoch": epoch, "step": int(state.step), "loss": loss, "validation_error": error}
+    append_row(this.folder / "metrics.jsonl", row | {"sha256": digest(train.params_of(state))})
+    return row
+
+
+def cut_back(this: Run, done: int) -> list[dict[str, Any]]:
+    """Cuts the rows of a run back to its last checkpoint: what came after it will be trained again."""
+    lines = this.folder / "metrics.jsonl"
     rows = [row for row in read_rows(lines) if row["epoch"] <= done]
     _write_text(lines, "".join(json.dumps(row) + "\n" for row in rows))
-    for row in rows:
-        log.row(row)
+    return rows
 
 
-def _finish(
+def measure(
     this: Run, experiment: config.Experiment, data: Dataset, params: Any
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.core import Tracer
 
 import jaxcompress as jc
 from experiments.augmentation import Views
@@ -56,10 +57,10 @@ class Objective(NamedTuple):
     ``constraint(step)``, and the losses of `lessons`.
     """
 
-    distill: float = 0.0
-    temperature: float = 1.0
+    distill: float | Array = 0.0
+    temperature: float | Array = 1.0
     labels: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
-    slimming: float = 0.0
+    slimming: float | Array = 0.0
     constraint: Callable[[Array], Array] | None = None
     lessons: Lessons | None = None
 
@@ -100,6 +101,7 @@ def epoch_program(
     views: Views | None = None,
     teacher: Callable[[Array], Heard] | None = None,
     of_lessons: optax.GradientTransformation | None = None,
+    spread: Callable[[Examples], Examples] = lambda examples: examples,
 ) -> Callable[[State, Examples, Array], tuple[State, Array]]:
     """Compiles ``epoch(state, examples, key) -> (state, mean loss)``: one pass in an order drawn from `key`.
 
@@ -108,7 +110,7 @@ def epoch_program(
     are changed by ``augment(images, key)``; ``teacher(images)`` is heard on what becomes of them, where the logits of
     the examples are of the images as they were. Or pass after pass shows one of `views` after another, of which the
     examples then have the teacher's logits (examples, views, classes). What lessons train is moved by the optimiser
-    `of_lessons`.
+    `of_lessons`. Batches are laid out on devices by `spread`.
     """
     loss = _loss(outputs, objective)
 
@@ -120,7 +122,7 @@ def epoch_program(
         order = jax.random.permutation(order_key, examples.labels.shape[0])[: size * batch].reshape(size, batch)
 
         def step(state: State, indices: Array) -> tuple[State, Array]:
-            chosen = jax.tree.map(lambda column: column[indices], examples)
+            chosen = spread(jax.tree.map(lambda column: column[indices], examples))
             key = jax.random.fold_in(step_key, state.step)
             if augment is not None:
                 chosen = chosen._replace(images=augment(chosen.images, jax.random.fold_in(key, _AUGMENTATION)))
@@ -172,7 +174,7 @@ def _loss(outputs: Callable[[Any, Array, Array], Outputs], objective: Objective)
         params = params_of(state._replace(trainable=trainable))
         made = outputs(params, examples.images, key)
         total, kept = LOSSES[objective.labels](made.logits, examples.labels), ()
-        if objective.distill:
+        if _asked(objective.distill):
             soft = jc.distill.kd(made.logits, heard.logits, objective.temperature)
             total = (1 - objective.distill) * total + objective.distill * soft
         if objective.lessons is not None:
@@ -182,13 +184,18 @@ def _loss(outputs: Callable[[Any, Array, Array], Outputs], objective: Objective)
             losses, kept = objective.lessons.loss(learned, state.teaching.kept, batch)
             total = total + losses
         mean = total.mean()
-        if objective.slimming:
+        if _asked(objective.slimming):
             mean = mean + jc.prune.slimming_penalty(params, strength=objective.slimming)
         if objective.constraint is not None:
             mean = mean + jc.lc.penalty(params, state.constraint, objective.constraint(state.step))
         return mean, _After(cut_like(made.statistics, state.statistics), kept)
 
     return loss
+
+
+def _asked(strength: float | Array) -> bool:
+    """Tells whether a loss is a part of the whole; one whose strength is traced may be."""
+    return isinstance(strength, Tracer) or bool(strength != 0)
 
 
 def epochs(

@@ -1,6 +1,7 @@
 """Schedules: from the step (an optimiser update, counted from 0) to a value.
 
-Wherever a schedule is taken a plain number stands for a constant one. Where optax has the schedule, it is optax's.
+Wherever a schedule is taken a plain number stands for a constant one. Values and steps that a schedule is made of may
+be traced, which those of optax do not allow, so that a sweep over them is one program; they are then not checked.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 
 Schedule = Callable[[Array | int], Any]  # a number or a scalar array
 
@@ -79,11 +81,17 @@ def alternating(high: float, *, begin: int, end: int, high_steps: int, low_steps
 
 def _polynomial(initial: float, final: float, begin: int, end: int, power: int) -> Schedule:
     _check_step("begin", begin)
-    if end <= begin:
+    if not isinstance(begin, Tracer) and not isinstance(end, Tracer) and end <= begin:
         raise ValueError(f"the schedule ends at step {end}, which is not after its begin at step {begin}")
-    return optax.polynomial_schedule(initial, final, power, transition_steps=end - begin, transition_begin=begin)
+
+    def schedule(step: Array | int) -> Array:
+        elapsed = jnp.clip(jnp.asarray(step) - begin, 0, end - begin)
+        left = 1 - elapsed.astype(jnp.float32) / (end - begin)
+        return final + (initial - final) * left**power
+
+    return schedule
 
 
 def _check_step(name: str, step: int) -> None:
-    if step < 0:
+    if not isinstance(step, Tracer) and step < 0:
         raise ValueError(f"{name}={step} is not a step; steps count from 0")

@@ -50,6 +50,10 @@ from experiments.config.models import Pixels as Pixels
 from experiments.config.models import Pretrained as Pretrained
 from experiments.config.models import ResNet as ResNet
 from experiments.config.models import ResNet8 as ResNet8
+from experiments.config.places import Place as Place
+from experiments.config.places import roles as roles
+from experiments.config.places import values as values
+from experiments.config.places import with_values as with_values
 from experiments.config.pruning import ACDC as ACDC
 from experiments.config.pruning import NM as NM
 from experiments.config.pruning import Connections as Connections

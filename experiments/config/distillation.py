@@ -4,64 +4,65 @@ Features and embeddings are named as `jaxcompress.taps` names them; in the model
 (``conv1``, ``block2``), and their inputs (``fc:input``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Union
 
 from experiments.config.models import Model
+from experiments.config.roles import TRACED
 
 
 @dataclass(frozen=True)
 class KD:
     """Softened logits (`jaxcompress.distill.kd`), added to the whole loss of the labels by a weight of its own."""
 
-    weight: float = 1.0
-    temperature: float = 4.0
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=4.0, metadata=TRACED)
 
 
 @dataclass(frozen=True)
 class DKD:
     """Decoupled distillation, weighed by `weight` as all of these are (`jaxcompress.distill.dkd`)."""
 
-    weight: float = 1.0
-    temperature: float = 4.0
-    alpha: float = 1.0
-    beta: float = 8.0
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=4.0, metadata=TRACED)
+    alpha: float = field(default=1.0, metadata=TRACED)
+    beta: float = field(default=8.0, metadata=TRACED)
 
 
 @dataclass(frozen=True)
 class DIST:
     """Correlations of softened outputs (`jaxcompress.distill.dist`)."""
 
-    weight: float = 1.0
-    temperature: float = 1.0
-    inter: float = 1.0
-    intra: float = 1.0
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=1.0, metadata=TRACED)
+    inter: float = field(default=1.0, metadata=TRACED)
+    intra: float = field(default=1.0, metadata=TRACED)
 
 
 @dataclass(frozen=True)
 class NKD:
     """Normalized distillation (`jaxcompress.distill.nkd`)."""
 
-    weight: float = 1.0
-    temperature: float = 1.0
-    gamma: float = 1.5
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=1.0, metadata=TRACED)
+    gamma: float = field(default=1.5, metadata=TRACED)
 
 
 @dataclass(frozen=True)
 class StandardizedKD:
     """Distillation from standardized logits (`jaxcompress.distill.standardized`)."""
 
-    weight: float = 1.0
-    temperature: float = 2.0
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=2.0, metadata=TRACED)
 
 
 @dataclass(frozen=True)
 class TeacherFree:
     """Distillation from a teacher made by hand (`jaxcompress.distill.teacher_free`)."""
 
-    weight: float = 0.1
+    weight: float = field(default=0.1, metadata=TRACED)
     correct: float = 0.99
-    temperature: float = 20.0
+    temperature: float = field(default=20.0, metadata=TRACED)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Features:
     ]
     student: tuple[str, ...]
     teacher: tuple[str, ...]
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=TRACED)
 
     def __post_init__(self) -> None:
         if len(self.student) != len(self.teacher) or len(self.student) < (2 if self.loss == "fsp" else 1):
@@ -100,7 +101,7 @@ class Relations:
     loss: Literal["rkd-distance", "rkd-angle", "similarity", "correlation-congruence", "pkt"]
     student: str
     teacher: str
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=TRACED)
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ class Contrast:
     loss: Literal["crd", "in-batch"]
     student: str
     teacher: str
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=TRACED)
     features: int = 128
     negatives: int = 16384
-    temperature: float = 0.07
+    temperature: float = field(default=0.07, metadata=TRACED)
 
     def __post_init__(self) -> None:
         if not (self.features > 0 and self.negatives > 0 and self.temperature > 0):
@@ -134,7 +135,7 @@ class Mutual:
     """
 
     peers: tuple[Model, ...]
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=TRACED)
 
     def __post_init__(self) -> None:
         if not self.peers:
@@ -154,8 +155,8 @@ class Branches:
 
     at: str
     branches: int = 2
-    weight: float = 1.0
-    temperature: float = 3.0
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=3.0, metadata=TRACED)
 
     def __post_init__(self) -> None:
         if self.branches < 1 or not self.temperature > 0:
@@ -175,10 +176,10 @@ class Exits:
 
     at: tuple[str, ...]
     last: str
-    weight: float = 1.0
-    temperature: float = 3.0
-    soft: float = 0.3
-    hint: float = 0.03
+    weight: float = field(default=1.0, metadata=TRACED)
+    temperature: float = field(default=3.0, metadata=TRACED)
+    soft: float = field(default=0.3, metadata=TRACED)
+    hint: float = field(default=0.03, metadata=TRACED)
 
     def __post_init__(self) -> None:
         if not self.at or not self.temperature > 0 or not 0 <= self.soft <= 1 or self.hint < 0:

@@ -1,12 +1,13 @@
 """Stages, and the experiments that they make up."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Union
 
 from experiments.config.distillation import TEACHERLESS, Knowledge, Synthesis
 from experiments.config.models import Data, Model, Pretrained
 from experiments.config.pruning import Removal
 from experiments.config.quantization import Activations
+from experiments.config.roles import INITIAL, TRACED
 from experiments.config.techniques import Technique
 from jaxcompress.paths import did_you_mean
 
@@ -16,7 +17,7 @@ class Rate:
     """Multiplies the learning rate of the parameters that `pattern` matches by a `factor`; 0 freezes them."""
 
     pattern: str
-    factor: float
+    factor: float = field(metadata=TRACED)
 
     def __post_init__(self) -> None:
         if self.factor < 0:
@@ -38,11 +39,11 @@ class Optimiser:
     """
 
     name: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 1e-3
+    learning_rate: float = field(default=1e-3, metadata=TRACED)
     decay: Literal["constant", "linear", "cosine", "exponential", "steps"] = "cosine"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    final: float = 0.0
+    momentum: float = field(default=0.9, metadata=TRACED)
+    weight_decay: float = field(default=0.0, metadata=TRACED)
+    final: float = field(default=0.0, metadata=TRACED)
     at: tuple[float, ...] = ()
     scaling: Literal["none", "glorot"] = "none"
     nesterov: bool = False
@@ -74,8 +75,8 @@ class Distill:
     """
 
     teacher: "Experiment | None" = None
-    temperature: float = 4.0
-    weight: float = 0.9
+    temperature: float = field(default=4.0, metadata=TRACED)
+    weight: float = field(default=0.9, metadata=TRACED)
     knowledge: tuple[Knowledge, ...] = ()
     classes: tuple[int, ...] = ()
     ensemble: tuple["Experiment", ...] = ()
@@ -172,12 +173,12 @@ class Stage:
     verify: int = 1
     loss: Literal["cross-entropy", "square-hinge"] = "cross-entropy"
     activations: Activations | None = None
-    rewind: str | None = None
-    remove: Removal | None = None
-    slimming: float = 0.0
+    rewind: str | None = field(default=None, metadata=INITIAL)
+    remove: Removal | None = field(default=None, metadata=INITIAL)
+    slimming: float = field(default=0.0, metadata=TRACED)
     augment: tuple[Augmentation, ...] = ()
     lc: LC | None = None
-    offset: Offset | None = None
+    offset: Offset | None = field(default=None, metadata=INITIAL)
 
     def __post_init__(self) -> None:
         if self.lc is not None and (self.epochs < self.lc.first or (self.epochs - self.lc.first) % self.lc.epochs):
@@ -255,9 +256,9 @@ class Experiment:
     data: Data
     model: Model
     stages: tuple[AnyStage, ...]
-    seed: int = 0
-    pretrained: Pretrained | None = None
-    transfer: Transfer | None = None
+    seed: int = field(default=0, metadata=TRACED)
+    pretrained: Pretrained | None = field(default=None, metadata=INITIAL)
+    transfer: Transfer | None = field(default=None, metadata=INITIAL)
 
     def __post_init__(self) -> None:
         if self.transfer is not None and self.pretrained is not None:

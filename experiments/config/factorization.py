@@ -1,7 +1,9 @@
 """What factorizes a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from experiments.config.roles import INITIAL
 
 
 @dataclass(frozen=True)
@@ -13,8 +15,8 @@ class SVD:
     """
 
     pattern: str
-    rank: int | None = None
-    energy: float | None = None
+    rank: int | None = field(default=None, metadata=INITIAL)
+    energy: float | None = field(default=None, metadata=INITIAL)
     alpha: float | None = None
     vbmf: bool = False
     split: Literal["channel", "spatial"] = "channel"
@@ -28,8 +30,8 @@ class Tucker2:
     """Tucker decomposition of inputs and outputs, to one `rank`, by an `energy`, or by variational Bayes (`vbmf`)."""
 
     pattern: str
-    rank: int | None = None
-    energy: float | None = None
+    rank: int | None = field(default=None, metadata=INITIAL)
+    energy: float | None = field(default=None, metadata=INITIAL)
     vbmf: bool = False
 
     def __post_init__(self) -> None:
@@ -41,7 +43,7 @@ class CP:
     """Canonical polyadic decomposition of convolutions, the best of a few tries from the seed."""
 
     pattern: str
-    rank: int
+    rank: int = field(metadata=INITIAL)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class TensorTrain:
     pattern: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    rank: int
+    rank: int = field(metadata=INITIAL)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Kronecker:
 
     pattern: str
     left: tuple[int, int]
-    rank: int = 1
+    rank: int = field(default=1, metadata=INITIAL)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Budget:
 
     pattern: str
     form: Literal["svd", "spatial", "tucker2", "cp"]
-    macs: float
+    macs: float = field(metadata=INITIAL)
     damage: Literal["error", "loss"] = "error"
     search: Literal["exact", "greedy"] = "exact"
     examples: int = 1000

@@ -1,9 +1,10 @@
 """What a stage takes away."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from experiments.config.ramps import Ramp
+from experiments.config.roles import INITIAL, TRACED
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,7 @@ class Magnitude:
     """Magnitude pruning to `sparsity`, at once or along a `ramp`, asked every `every` steps."""
 
     pattern: str
-    sparsity: float
+    sparsity: float = field(metadata=TRACED)
     ramp: Ramp | None = None
     scope: Literal["layer", "global"] = "layer"
     every: int = 50
@@ -29,7 +30,7 @@ class Connections:
     """
 
     pattern: str
-    sparsity: float
+    sparsity: float = field(metadata=INITIAL)
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
     allocation: Literal["uniform", "global", "erk", "lamp"] = "global"
     examples: int = 100
@@ -50,7 +51,7 @@ class Dynamic:
     """
 
     pattern: str
-    sparsity: float
+    sparsity: float = field(metadata=INITIAL)
     end: float
     method: Literal["rigl", "set"] = "rigl"
     allocation: Literal["uniform", "erk"] = "erk"
@@ -69,7 +70,7 @@ class NM:
     n: int = 2
     m: int = 4
     method: Literal["magnitude", "sr-ste"] = "magnitude"
-    decay: float = 2e-4
+    decay: float = field(default=2e-4, metadata=INITIAL)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Movement:
     """Movement pruning along a `ramp` (Sanh et al. 2020)."""
 
     pattern: str
-    sparsity: float
+    sparsity: float = field(metadata=TRACED)
     ramp: Ramp
     every: int = 50
 
@@ -93,7 +94,7 @@ class ACDC:
     """
 
     pattern: str
-    sparsity: float
+    sparsity: float = field(metadata=TRACED)
     begin: float
     end: float
     compressed: float
@@ -108,7 +109,7 @@ class Threshold:
     """Pruning below ``quality * std`` of each array (Han et al. 2015)."""
 
     pattern: str
-    quality: float
+    quality: float = field(metadata=INITIAL)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """What a stage rounds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from experiments.config.ramps import Ramp
+from experiments.config.roles import INITIAL, TRACED
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Weights:
     """
 
     pattern: str
-    bits: int
+    bits: int = field(metadata=TRACED)
     granularity: Literal["tensor", "channel", "group"] = "channel"
     symmetric: bool = True
     group: int = 32
@@ -37,7 +38,7 @@ class LSQ:
     """Quantization of weights with a learned step (Esser et al. 2020)."""
 
     pattern: str
-    bits: int
+    bits: int = field(metadata=INITIAL)
     granularity: Literal["tensor", "channel"] = "tensor"
 
 
@@ -46,7 +47,7 @@ class DoReFa:
     """Quantization of weights squashed by tanh (Zhou et al. 2016)."""
 
     pattern: str
-    bits: int
+    bits: int = field(metadata=INITIAL)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Ternary:
 
     pattern: str
     method: Literal["twn", "ttq"] = "twn"
-    threshold: float | None = None
+    threshold: float | None = field(default=None, metadata=INITIAL)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Codebook:
     """Weight sharing by k-means with ``2**bits`` values an array, or the same ones for all if `scope` is ``global``."""
 
     pattern: str
-    bits: int
+    bits: int = field(metadata=INITIAL)
     initial: Literal["linear", "density", "random"] = "linear"
     scope: Literal["layer", "global"] = "layer"
 

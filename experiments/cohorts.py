@@ -1,0 +1,183 @@
+"""Cohorts: points of a sweep that one program trains, since they differ in numbers that it takes as arguments."""
+
+import json
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from experiments import config, train
+from experiments.config import Place
+from experiments.placement import Placement
+from experiments.plan import Plan
+from jaxcompress.arrays import Factored
+
+Epoch = Callable[..., tuple[train.State, Array]]
+
+
+class Point(NamedTuple):
+    """Holds what one point of a cohort has of its own; stacked, what all of them have, along the first axis.
+
+    The count of steps is no part of its state here: points take their steps together, and a condition on the step that
+    differed between points would run both of its branches for all.
+    """
+
+    values: dict[str, Array]  # numbers of the configuration, by their place
+    state: train.State
+    key: Array
+
+
+class Cohort(NamedTuple):
+    """Holds experiments whose last stage is one program, that of the first, and their state before it, stacked.
+
+    Arrays that differ in shape are factors of other ranks: they are padded by zeros, which no step of training moves,
+    and `shapes` tells what they are cut to.
+    """
+
+    experiments: tuple[config.Experiment, ...]
+    plan: Plan
+    points: Point
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+
+    @classmethod
+    def of(
+        cls, experiments: Sequence[config.Experiment], plans: Sequence[Plan], states: Sequence[train.State]
+    ) -> "Cohort":
+        """Stacks experiments that have the same `signature` and whose states have the same `structure`."""
+        bare = [state._replace(step=()) for state in states]
+        shapes = [tuple(leaf.shape for leaf in jax.tree.leaves(state)) for state in bare]
+        largest = [tuple(map(max, zip(*each, strict=True))) for each in zip(*shapes, strict=True)]
+        padded = [_changed(state, [partial(_padded, shape=shape) for shape in largest]) for state in bare]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
+        keys = jnp.stack([plan.key for plan in plans])
+        return cls(tuple(experiments), plans[0], Point(_differing(experiments), stacked, keys), tuple(shapes))
+
+    @property
+    def batch(self) -> int:
+        """The number of examples of a step."""
+        return self.experiments[0].training.batch
+
+    def state(self, states: train.State, index: int, step: int) -> train.State:
+        """Returns the state of one point after some steps as it is alone."""
+        own = jax.tree.map(lambda leaf: leaf[index], states)
+        cut = _changed(own, [partial(_cut, shape=shape) for shape in self.shapes[index]])
+        return cut._replace(step=jnp.int32(step))
+
+    def epoch(self, width: int, placement: Placement) -> Epoch:
+        """Returns ``epoch(states, points, step, examples, epoch) -> (states, losses)`` of all points.
+
+        Points are trained `width` at a time on each row of devices, from `states`, whatever theirs are.
+        """
+        template = self.experiments[0]
+
+        def one(point: Point, step: Array, examples: train.Examples, epoch: Array) -> tuple[train.State, Array]:
+            values = {_place(name): value for name, value in point.values.items()}
+            training = self.plan.training_of(config.with_values(template, values), spread=placement.spread)
+            key = jax.random.fold_in(point.key, epoch)
+            state, loss = training.program(point.state._replace(step=step), examples, key)
+            return state._replace(step=()), loss
+
+        def all_of(
+            states: train.State, points: Point, step: Array, examples: train.Examples, epoch: Array
+        ) -> tuple[train.State, Array]:
+            of_one = partial(one, step=step, examples=examples, epoch=epoch)
+            return over_points(of_one, points._replace(state=states), width, placement.rows)
+
+        return all_of
+
+    def wrong(self, width: int, placement: Placement) -> Callable[[train.State, Array, Array], Array]:
+        """Returns ``wrong(states, images, labels)``, the errors of each point on these images."""
+
+        def all_of(states: train.State, images: Array, labels: Array) -> Array:
+            def one(state: train.State) -> Array:
+                guesses = self.plan.logits(self.plan.handed_on(state), images).argmax(axis=-1)
+                return jnp.sum(guesses != labels, dtype=jnp.int32)
+
+            return over_points(one, states, width, placement.rows)
+
+        return all_of
+
+
+def over_points(function: Callable[[Any], Any], points: Any, width: int, rows: int) -> Any:
+    """Maps a function over the first axis of `points`, `width` at a time on each of so many rows of devices."""
+    each = partial(lax.map, function, batch_size=width) if width > 1 else partial(lax.map, function)
+    count = jax.tree.leaves(points)[0].shape[0] // rows
+    each = jax.vmap(function) if width >= count else each
+    if rows == 1:
+        return each(points)
+    split = jax.tree.map(lambda leaf: leaf.reshape(rows, count, *leaf.shape[1:]), points)
+    made = jax.vmap(each, spmd_axis_name="sweep")(split)
+    return jax.tree.map(lambda leaf: leaf.reshape(rows * count, *leaf.shape[2:]), made)
+
+
+def alone(experiment: config.Experiment) -> str | None:
+    """Says why the last stage of an experiment has to be run by itself; None if it may be one of a cohort."""
+    stage = experiment.stages[-1]
+    if not isinstance(stage, config.Stage):
+        return "it does not train"
+    if not stage.epochs:
+        return "it trains for no epochs"
+    if stage.lc is not None:
+        return "its C steps stand between epochs"
+    if stage.distill is not None and (stage.distill.synthesis is not None or stage.distill.views):
+        return "its images are drawn by its seed"
+    return None
+
+
+def signature(experiment: config.Experiment) -> str:
+    """Returns what the program of the last stage is made of: experiments of a cohort have it in common."""
+    roles = config.roles(experiment)
+    parts = {_name(place): value for place, value in config.values(experiment).items() if roles[place] is None}
+    parts["activations"] = experiment.activations  # those of an earlier stage hold in the last
+    return json.dumps({name: repr(value) for name, value in parts.items()}, sort_keys=True)
+
+
+def structure(state: train.State) -> Hashable:
+    """Returns what states must have in common to be stacked: all but the ranks of factors that are plain arrays."""
+    leaves, tree = jax.tree.flatten(state)
+
+    def factored(leaf: Any) -> bool:
+        return isinstance(leaf, Factored) and all(isinstance(part, jax.Array) for part in leaf.parts())
+
+    shapes = []
+    for leaf in jax.tree.leaves(state, is_leaf=factored):
+        parts = jax.tree.leaves(leaf)
+        shapes.append((leaf.shape, tuple(part.ndim for part in parts)) if factored(leaf) else leaf.shape)
+    return tree, tuple(shapes), tuple(leaf.dtype for leaf in leaves)
+
+
+def _differing(experiments: Sequence[config.Experiment]) -> dict[str, Array]:
+    """Stacks the traced numbers in which experiments differ."""
+    roles, all_values = config.roles(experiments[0]), [config.values(experiment) for experiment in experiments]
+    found = {}
+    for place in all_values[0]:
+        numbers = [values[place] for values in all_values]
+        if roles[place] == "traced" and len(set(numbers)) > 1:
+            found[_name(place)] = jnp.asarray(numbers, jnp.int32 if isinstance(numbers[0], int) else jnp.float32)
+    return found
+
+
+def _name(place: Place) -> str:
+    return json.dumps(place)
+
+
+def _place(name: str) -> Place:
+    return tuple(json.loads(name))
+
+
+def _changed(tree: Any, changes: Sequence[Callable[[Array], Array]]) -> Any:
+    leaves, of = jax.tree.flatten(tree)
+    return jax.tree.unflatten(of, [change(leaf) for change, leaf in zip(changes, leaves, strict=True)])
+
+
+def _padded(leaf: Array, shape: tuple[int, ...]) -> Array:
+    if leaf.shape == shape:
+        return leaf
+    return jnp.pad(leaf, [(0, wanted - size) for wanted, size in zip(shape, leaf.shape, strict=True)])
+
+
+def _cut(leaf: Array, shape: tuple[int, ...]) -> Array:
+    return leaf[tuple(map(slice, shape))]

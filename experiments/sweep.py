@@ -1,0 +1,219 @@
+"""A sweep: many experiments at once, those that differ in numbers alone as one program.
+
+Every point gets the run folder that it would have alone, with checkpoints of its own, so that a sweep that was killed
+goes on, a point that is there is not run again, and a table and a sweep share what they have in common.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from filelock import FileLock
+
+from experiments import cohorts, config, evaluate, runs, train
+from experiments.checkpoints import checkpoints
+from experiments.claims import claim
+from experiments.cohorts import Cohort
+from experiments.data import Dataset
+from experiments.logging import read_rows, wandb_log
+from experiments.placement import Placement
+from experiments.plan import Plan
+from experiments.rehearsal import Rehearsal
+from experiments.runs import Best, Run, Settings
+from experiments.widths import compiled, width_of
+from jaxcompress.export.files import write_whole
+
+
+class Begun(NamedTuple):
+    """Holds a point as it was found: after `done` epochs, by its last checkpoint."""
+
+    run: Run
+    experiment: config.Experiment
+    plan: Plan
+    done: int
+    state: train.State
+    best: Best
+
+
+def sweep(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> list[Run]:
+    """Runs experiments, as many as possible in one program; returns their runs in the same order.
+
+    Points that another process is making are waited for at the end. One whose loss is no longer finite ends there,
+    which `diverged` tells of it, and the others go on. Raises ValueError, before anything is trained, for a stage that
+    cannot begin.
+    """
+    _rehearse(experiments, settings)
+    _sweep(experiments, settings, placement)
+    return [runs.locate(experiment, settings.root) for experiment in experiments]
+
+
+def diverged(run: Run) -> dict[str, Any] | None:
+    """Returns the epoch and the loss of a point that diverged in a sweep; None of any other run."""
+    path = run.folder / "diverged.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _rehearse(experiments: Sequence[config.Experiment], settings: Settings) -> None:
+    """Begins one experiment of each program, untrained."""
+    rehearsal = Rehearsal(lambda data: runs.dataset(data, settings.data_dir), settings.data_dir)
+    for experiment in {_program(e): e for e in _unfinished(experiments, settings)}.values():
+        rehearsal.begin(experiment)
+
+
+def _unfinished(experiments: Sequence[config.Experiment], settings: Settings) -> list[config.Experiment]:
+    named = {config.fingerprint(experiment): experiment for experiment in experiments}
+    located = [(experiment, runs.locate(experiment, settings.root)) for experiment in named.values()]
+    return [experiment for experiment, run in located if not run.finished and diverged(run) is None]
+
+
+def _program(experiment: config.Experiment) -> str:
+    """Names the program of an experiment's last stage, or the experiment if it has to be run alone."""
+    return config.fingerprint(experiment) if cohorts.alone(experiment) else cohorts.signature(experiment)
+
+
+def _sweep(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> None:
+    unfinished = _unfinished(experiments, settings)
+    if not unfinished:
+        return
+    _sweep([before for experiment in unfinished for before in _before(experiment)], settings, placement)
+    programs: dict[str, list[config.Experiment]] = {}
+    for experiment in unfinished:
+        programs.setdefault(_program(experiment), []).append(experiment)
+    waiting: list[config.Experiment] = []
+    for alike in programs.values():
+        if len(alike) == 1 and placement.mesh.size == 1:
+            if reason := cohorts.alone(alike[0]):
+                settings.say(f"{runs.locate(alike[0], settings.root).folder.name} is run alone: {reason}")
+            runs.run(alike[0], settings)
+        else:
+            waiting += _together(alike, settings, placement)
+    for experiment in waiting:  # what another process was making, which it may have left unfinished
+        runs.run(experiment, settings)
+
+
+def _before(experiment: config.Experiment) -> list[config.Experiment]:
+    """Lists the experiments that end with what the last stage begins with, or rewinds to."""
+    *earlier, last = experiment.stages
+    found = [replace(experiment, stages=tuple(earlier))] if earlier else []
+    rewind = last.rewind if isinstance(last, config.Stage) else None
+    return found if rewind in (None, "initial", "random") else [*found, experiment.until(rewind)]
+
+
+def _together(
+    experiments: Sequence[config.Experiment], settings: Settings, placement: Placement
+) -> list[config.Experiment]:
+    """Trains experiments of one program; returns those that another process has claimed."""
+    data = runs.dataset(experiments[0].data, settings.data_dir)
+    claims: dict[str, FileLock] = {}
+    waiting = []
+    try:
+        groups: dict[Any, list[Begun]] = {}
+        for experiment in experiments:
+            run = runs.locate(experiment, settings.root)
+            lock = claim(run.folder)
+            if lock is None:
+                waiting.append(experiment)
+                continue
+            claims[run.folder.name] = lock
+            if not run.finished:
+                begun = _begun(run, experiment, data, settings)
+                groups.setdefault((cohorts.structure(begun.state), begun.done), []).append(begun)
+        for group in groups.values():
+            _train(group, data, settings, placement)
+    finally:
+        for lock in claims.values():
+            lock.release()
+    return waiting
+
+
+def _begun(run: Run, experiment: config.Experiment, data: Dataset, settings: Settings) -> Begun:
+    plan, state = runs.start(experiment, data, settings)
+    best: Best = (plan.handed_on(state) if _chooses(experiment) else (), np.float32(np.inf))
+    done = 0
+    if (run.folder / "checkpoint").exists():
+        with checkpoints(run.folder / "checkpoint") as kept:
+            done, (state, best) = kept.latest((state, best))
+    runs.cut_back(run, done)
+    return Begun(run, experiment, plan, done, state, best)
+
+
+def _chooses(experiment: config.Experiment) -> bool:
+    return experiment.training.select == "best-validation"
+
+
+def _train(points: Sequence[Begun], data: Dataset, settings: Settings, placement: Placement) -> None:
+    """Trains the points of a cohort to the end, measures each and writes what its run leaves."""
+    first, stage = points[0], points[0].experiment.training
+    cohort = Cohort.of([p.experiment for p in points], [p.plan for p in points], [p.state for p in points])
+    step, done = int(first.state.step), first.done
+    width = width_of(cohort, placement, settings.say)
+    for point in points:
+        made = {"cohort": {"points": len(points), "at a time": width, "devices": placement.mesh.size}}
+        runs.begin(point.run, point.experiment, data, **made)
+    epoch_of, wrong_of = compiled(cohort, placement, width), jax.jit(cohort.wrong(width, placement))
+    count = placement.padded(len(points), width)
+    given, examples = placement.placed(cohort.points, count), placement.everywhere(first.plan.examples)
+    now, given = given.state, given._replace(state=())
+    size = len(first.plan.examples.labels) // stage.batch
+    best, going, saved, cost = [point.best for point in points], set(range(len(points))), time.monotonic(), 0.0
+    states: list[train.State] = [point.state for point in points]
+    for epoch in range(done + 1, stage.epochs + 1):
+        numbers = placement.everywhere((jnp.int32(step), jnp.int32(epoch)))
+        now, losses = epoch_of(now, given, numbers[0], examples, numbers[1])
+        step += size
+        errors = _errors(wrong_of, now, data, placement)
+        here, losses = jax.device_get((now, losses))
+        for i in sorted(going):
+            states[i] = cohort.state(here, i, step)
+            loss = float(losses[i])
+            if not math.isfinite(loss):
+                going.remove(i)
+                _ended(points[i], epoch, loss, settings.say)
+                continue
+            error = None if errors is None else float(errors[i])
+            if error is not None and _chooses(points[i].experiment):
+                best[i] = runs.better(best[i], points[i].plan.handed_on(states[i]), error)
+            runs.record(points[i].run, epoch, states[i], loss, error)
+        settings.progress(epoch, stage.epochs, f"{len(points)} points of {stage.name}")
+        # Checkpoints take a tenth of the time at most: there is one of every point.
+        if epoch < stage.epochs and time.monotonic() - saved >= max(settings.checkpoint_seconds, 10 * cost):
+            began = time.monotonic()
+            for i in sorted(going):
+                with checkpoints(points[i].run.folder / "checkpoint") as kept:
+                    kept.save(epoch, (states[i], best[i]))
+            saved = time.monotonic()
+            cost = saved - began
+    for i in sorted(going):
+        chosen = best[i][0] if _chooses(points[i].experiment) else points[i].plan.handed_on(states[i])
+        _finish(points[i], data, chosen, settings)
+
+
+def _errors(
+    wrong_of: Callable[..., Any], states: train.State, data: Dataset, placement: Placement
+) -> np.ndarray | None:
+    """Returns the validation error of every point in %, None without examples that are held out."""
+    images, labels = data.validation.images, data.validation.labels
+    if not len(labels):
+        return None
+    parts = [jax.device_get(wrong_of(states, *placement.everywhere(part))) for part in evaluate.chunks(images, labels)]
+    return 100 * np.sum(parts, axis=0) / len(labels)
+
+
+def _ended(point: Begun, epoch: int, loss: float, say: Callable[[str], None]) -> None:
+    text = json.dumps({"epoch": epoch, "loss": str(loss)}) + "\n"
+    write_whole(point.run.folder / "diverged.json", text.encode())
+    say(f"{point.run.folder.name} diverged: the loss of epoch {epoch} is {loss}")
+
+
+def _finish(point: Begun, data: Dataset, params: Any, settings: Settings) -> None:
+    plain = config.to_plain(point.experiment)
+    with wandb_log(settings.wandb, point.run.folder, point.run.folder.name, plain) as log:
+        for row in read_rows(point.run.folder / "metrics.jsonl"):
+            log.row(row)
+        runs.finish(point.run, *runs.measure(point.run, point.experiment, data, jax.tree.map(np.asarray, params)), log)
