@@ -32,7 +32,7 @@ def settings(
                 console.print(f"done: {text}, {total} of {total}")
 
         def say(text: str) -> None:
-            console.print(text, markup=False, highlight=False)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say)
 
@@ -46,15 +46,16 @@ def ending() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _leave("stopped; give the same command again: runs go on from their last checkpoint", 130)
+        leave("stopped; give the same command again: runs go on from their last checkpoint", 130)
     except OSError as error:
-        _leave(f"error: {error}", 2 if isinstance(error, FileNotFoundError) else 1)
+        leave(f"error: {error}", 2 if isinstance(error, FileNotFoundError) else 1)
     except (ValueError, TypeError) as error:
-        _leave(f"error: {error}", 2)
+        leave(f"error: {error}", 2)
     except FloatingPointError as error:
-        _leave(f"error: {error}", 3)
+        leave(f"error: {error}", 3)
 
 
-def _leave(message: str, code: int) -> NoReturn:
+def leave(message: str, code: int) -> NoReturn:
+    """Ends with a message and an exit code."""
     console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

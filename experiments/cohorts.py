@@ -55,6 +55,23 @@ class Cohort(NamedTuple):
         keys = jnp.stack([plan.key for plan in plans])
         return cls(tuple(experiments), plans[0], Point(_differing(experiments), stacked, keys), tuple(shapes))
 
+    @classmethod
+    def outline(cls, experiments: Sequence[config.Experiment], plan: Plan, states: Sequence[train.State]) -> "Cohort":
+        """Makes a cohort of shapes alone, to be compiled and not to be run."""
+        shapes = [tuple(leaf.shape for leaf in jax.tree.leaves(state._replace(step=()))) for state in states]
+        largest = iter([tuple(map(max, zip(*each, strict=True))) for each in zip(*shapes, strict=True)])
+        stacked = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((len(states), *next(largest)), leaf.dtype), states[0]._replace(step=())
+        )
+        keys: Any = jax.ShapeDtypeStruct((len(states),), plan.key.dtype)
+        return cls(tuple(experiments), plan, Point(_differing(experiments), stacked, keys), tuple(shapes))
+
+    def first(self, count: int) -> "Cohort":
+        """Returns the outline of the first so many points, and as many more of the kind of the first as are missing."""
+        wanted = [*self.experiments, *[self.experiments[0]] * count][:count]
+        resized = lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+        return self._replace(experiments=tuple(wanted), points=jax.tree.map(resized, self.points))
+
     @property
     def batch(self) -> int:
         """The number of examples of a step."""

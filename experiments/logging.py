@@ -5,7 +5,7 @@ import json
 import netrc
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -90,9 +90,14 @@ def wandb_log(mode: WandbMode, folder: pathlib.Path, name: str, config: dict[str
 
 
 def wandb_table(
-    mode: WandbMode, folder: pathlib.Path, name: str, columns: list[Any], rows: list[list[str]], picture: pathlib.Path
+    mode: WandbMode,
+    folder: pathlib.Path,
+    name: str,
+    columns: list[Any],
+    rows: list[list[str]],
+    files: Sequence[pathlib.Path],
 ) -> None:
-    """Shows a finished table and its picture in Weights & Biases, in a run of its own."""
+    """Shows a finished table, its pictures and its page in Weights & Biases, in a run of its own."""
     chosen = _resolved(mode)
     if chosen == "disabled":
         return
@@ -100,7 +105,9 @@ def wandb_table(
 
     settings = wandb.Settings(silent=True, console="off")
     with wandb.init(project="jaxcompress", name=name, dir=folder, mode=chosen, settings=settings) as run:
-        run.log({"table": wandb.Table(columns=columns, data=rows), "plot": wandb.Image(str(picture))})
+        run.log({"table": wandb.Table(columns=columns, data=rows)})
+        run.log({file.stem: wandb.Image(str(file)) for file in files if file.suffix == ".png"})
+        run.log({file.stem: wandb.Html(file.read_text()) for file in files if file.suffix == ".html"})
 
 
 def _resolved(mode: WandbMode) -> Literal["online", "offline", "disabled"]:

@@ -13,6 +13,7 @@ from experiments.data import Dataset, Split
 from experiments.plan import Plan, given, rewound
 from experiments.synthesis import synthetic
 from experiments.teachers import Taught, heard, in_step, synthesis, teachers, views
+from experiments.train import State
 
 
 class Rehearsal:
@@ -34,11 +35,10 @@ class Rehearsal:
             self._begun[name] = self._last(experiment)
         return self._begun[name]
 
-    def _last(self, experiment: config.Experiment) -> Any:
+    def started(self, experiment: config.Experiment) -> tuple[Plan, State]:
+        """Returns the plan of the last stage, one that trains, and its first state."""
         data = self._load(experiment.data)
         params = given(experiment, data, self._data_dir, self.begin)
-        if isinstance(experiment.stages[-1], config.PostTraining):
-            return params
         params_of_teachers = [self.begin(of) for of in teachers(experiment)]
         if (spec := synthesis(experiment)) is not None:
             short = replace(spec, images=min(spec.images, spec.batch), steps=1)
@@ -46,8 +46,13 @@ class Rehearsal:
             images = np.resize(made.images, (spec.images, *made.images.shape[1:]))
             data = data._replace(train=Split(images, np.arange(spec.images, dtype=np.int32) % data.classes))
         plan = Plan.of(experiment, data, _said(experiment, data, params_of_teachers))
-        to = rewound(experiment, data, self._data_dir, self.begin)
-        return plan.handed_on(plan.begin(params, to))
+        return plan, plan.begin(params, rewound(experiment, data, self._data_dir, self.begin))
+
+    def _last(self, experiment: config.Experiment) -> Any:
+        if isinstance(experiment.stages[-1], config.PostTraining):
+            return given(experiment, self._load(experiment.data), self._data_dir, self.begin)
+        plan, state = self.started(experiment)
+        return plan.handed_on(state)
 
 
 def _said(experiment: config.Experiment, data: Dataset, params: Sequence[Any]) -> Taught:

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -11,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.results import Result
+from experiments.results import Result, Spread
 
 
 def training_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
@@ -109,3 +110,41 @@ def number(row: str) -> float:
     if found is None:
         raise ValueError(f"row {row!r} does not begin with a number, so it has no place on a curve")
     return float(found.group())
+
+
+def bands(spreads: Sequence[Spread], key: str, label: str, path: pathlib.Path) -> None:
+    """Draws means over the values of one axis with their confidence band, a line for each setting of the others."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    lines: dict[str, list[Spread]] = {}
+    for spread in spreads:
+        others = ", ".join(f"{name} {_short(value)}" for name, value in spread.values.items() if name != key)
+        lines.setdefault(others, []).append(spread)
+    for name, line in lines.items():
+        line = sorted(line, key=lambda spread: spread.values[key])
+        places, means = [spread.values[key] for spread in line], [spread.mean for spread in line]
+        (drawn,) = axes.plot(places, means, marker="o", markersize=4, label=name)
+        half = [0.0 if math.isnan(spread.half) else spread.half for spread in line]
+        low, high = ([m + sign * h for m, h in zip(means, half, strict=True)] for sign in (-1, 1))
+        axes.fill_between(places, low, high, alpha=0.2, color=drawn.get_color(), linewidth=0)
+    axes.set(xlabel=key, ylabel=label)
+    axes.grid(alpha=0.3)
+    if any(lines):
+        figure.legend(loc="outside right center", fontsize=7)
+    _write(figure, path)
+
+
+def front(
+    places: Sequence[tuple[float, float]], best: Sequence[bool], across: str, up: str, path: pathlib.Path
+) -> None:
+    """Draws points by a cost and an error, joined by steps where they are the `best`."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.scatter(*zip(*places, strict=True), s=18, color="lightgray")
+    chosen = sorted(place for place, on in zip(places, best, strict=True) if on)
+    axes.step(*zip(*chosen, strict=True), where="post", marker="o", markersize=4, color="tab:blue")
+    axes.set(xscale="log", xlabel=across, ylabel=up)
+    axes.grid(alpha=0.3)
+    _write(figure, path)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

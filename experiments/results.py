@@ -1,6 +1,7 @@
-"""A row of a table, measured."""
+"""What was measured over seeds: a row of a table, a setting of a sweep."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,15 @@ class Result:
     verdict: str
     values: tuple[float, ...]
     runs: tuple[str, ...]
+
+
+class Spread(NamedTuple):
+    """Holds a metric over the seeds of one setting: its mean, and half the width of its 95 % confidence interval.
+
+    The interval is Student's; of one seed there is none, which NaN says.
+    """
+
+    values: dict[str, Any]
+    mean: float
+    half: float
+    count: int

@@ -53,7 +53,7 @@ def main() -> None:
         if arguments.json is not None:
             write_whole(arguments.json, tables.to_json(table, results).encode())
         rows = [list(tables.cells(result)) for result in results]
-        wandb_table(arguments.wandb, arguments.out, name, list(tables.COLUMNS), rows, written[-1])
+        wandb_table(arguments.wandb, arguments.out, name, list(tables.COLUMNS), rows, written)
         _show(table, results)
         print("written: " + ", ".join(map(str, written)))
 

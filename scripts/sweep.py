@@ -1,15 +1,23 @@
 """Sweeps an experiment over values of its settings: points that differ in numbers alone are one compiled program."""
 
+import hashlib
 import pathlib
+import shlex
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import jax
 import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from experiments import cli, config, grid, sweep
-from experiments.logging import WandbMode
+from experiments import ahead, cli, config, grid, outcomes, sweep, sweep_report
+from experiments.config import Format
+from experiments.logging import WandbMode, wandb_table
 from experiments.placement import Placement
+from experiments.runs import Settings
 from jaxcompress.paths import did_you_mean
 
 
@@ -36,8 +44,12 @@ class Arguments:
     """points to train at a time on each device; measured by default"""
     data_parallel: int = 1
     """devices that share each batch; the others share the points"""
+    format: Format | None = None
+    """also write each point as a TFLite file of this number format, and measure it as LiteRT runs it"""
     shard: str | None = None
     """i/n runs the points i, i + n, i + 2n and so on, counted from 0: n machines need no coordinator"""
+    compile_for: str | None = None
+    """compile for TPUs that need not be here, such as v5e:2x4 (v5p, v6e), say what a device needs, and train nothing"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
     checkpoint_seconds: float = 20.0
@@ -48,18 +60,99 @@ def main() -> None:
     """Runs the command line."""
     arguments = tyro.cli(Arguments, description=__doc__)
     with cli.ending():
-        experiment = _chosen(arguments)
-        points = grid.points(experiment, [grid.Axis.parse(axis) for axis in arguments.over])
-        own = grid.shard(points, arguments.shard)
+        name, experiment = _chosen(arguments)
+        axes = [grid.Axis.parse(axis) for axis in arguments.over]
+        points = grid.shard(grid.points(experiment, axes), arguments.shard)
+        if arguments.compile_for is not None:
+            _compile(points, arguments)
+            return
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         with cli.settings(*options) as settings:
-            sweep.sweep([point.experiment for point in own], settings, placement)
-        print(f"{len(own)} points")
+            runs = sweep.sweep([point.experiment for point in points], settings, placement)
+        shared = _alone(arguments)
+        found = [
+            outcomes.outcome(point, run, outcomes.command(point, shared), arguments.format, arguments.data_dir)
+            for point, run in zip(points, runs, strict=True)
+        ]
+        told = shlex.join(["python", "scripts/sweep.py", *sys.argv[1:]])
+        folder = arguments.out / "sweeps" / _named(name, arguments, [run.folder.name for run in runs])
+        written = sweep_report.write(folder, settings.root, f"{name}: {_title(axes)}", told, axes, found)
+        rows = [[*map(str, each.values.values()), *_shown(each)] for each in found]
+        columns = [*(axis.key for axis in axes), *SHOWN, "state"]
+        wandb_table(arguments.wandb, arguments.out, folder.name, columns, rows, written[1:])
+        _show(columns, rows, folder.name)
+        print("written: " + ", ".join(map(str, written)))
 
 
-def _chosen(arguments: Arguments) -> config.Experiment:
-    """Returns the experiment that is swept."""
+SHOWN = ("error", "bytes", "rate", "macs")
+
+
+def _shown(found: outcomes.Outcome) -> list[str]:
+    return [*(f"{found.metrics[name]:,.4g}" if name in found.metrics else "" for name in SHOWN), found.state]
+
+
+def _show(columns: list[str], rows: list[list[str]], title: str) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "state" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _compile(points: list[grid.Point], arguments: Arguments) -> None:
+    """Compiles every program of a sweep for TPUs and shows what it needs; exits with 4 if one does not fit."""
+    assert arguments.compile_for is not None
+    placement = ahead.placement(arguments.compile_for, arguments.data_parallel, arguments.width)
+    settings = Settings(
+        arguments.out / "runs", arguments.data_dir, "disabled", say=lambda text: print(text, file=sys.stderr)
+    )
+    print(f"{arguments.compile_for}: {placement.mesh.size} devices of {placement.memory / 2**30:.2f} GiB")
+    for cohort in ahead.outlined([point.experiment for point in points], settings):
+        try:
+            made = ahead.compile_for(cohort, placement, settings.say)
+        except ahead.TooLarge as error:
+            cli.leave(f"error: {arguments.compile_for}: {error}", 4)
+        table = Table(title=f"{made.points} points of {cohort.experiments[0].stages[-1].name}", box=box.SIMPLE_HEAD)
+        table.add_column("of a device")
+        table.add_column(justify="right")
+        table.add_row("points at a time", str(made.width))
+        share = 100 * made.memory / placement.memory
+        table.add_row("bytes", f"{made.memory:,} ({share:.2f} %)")
+        table.add_row("of these arguments", f"{made.arguments:,}")
+        table.add_row("of these temporaries", f"{made.temporaries:,}")
+        table.add_row("FLOPs of a step", f"{made.flops:,.0f}")
+        table.add_row("bytes moved in a step", f"{made.bytes_accessed:,.0f}")
+        told = (
+            f"{1e6 * made.seconds:,.1f} us" if made.seconds > 0 else "not given"
+        )  # the compiler may find less than none
+        table.add_row("time of a step, estimated", told)
+        Console().print(table)
+
+
+def _title(axes: list[grid.Axis]) -> str:
+    return "the sweep over " + " and ".join(axis.key for axis in axes) if axes else "one point"
+
+
+def _named(name: str, arguments: Arguments, runs: list[str]) -> str:
+    """Names the folder of a report after what is swept, over which keys, and by the hash of its points."""
+    keys = (axis.partition("=")[0].replace("*", "all") for axis in arguments.over)
+    of_points = hashlib.sha256(" ".join(runs).encode()).hexdigest()[:8]
+    return "-".join([arguments.config.parent.name, *name.split(), *keys, of_points])
+
+
+def _alone(arguments: Arguments) -> list[str]:
+    """Returns the arguments of a sweep that its points have in common."""
+    given = [str(arguments.config)]
+    for option in ("experiment", "stage", "data_dir", "format"):
+        if (value := getattr(arguments, option)) is not None:
+            given.append(f"--{option.replace('_', '-')}={value}")
+    return [*given, f"--out={arguments.out}", *(f"--set={override}" for override in arguments.set)]
+
+
+def _chosen(arguments: Arguments) -> tuple[str, config.Experiment]:
+    """Returns the experiment that is swept, and its name."""
     table = config.load_table(arguments.config, arguments.set)
     names = list(table.experiments)
     name = arguments.experiment or (names[0] if len(names) == 1 else "")
@@ -67,7 +160,7 @@ def _chosen(arguments: Arguments) -> config.Experiment:
         asked = f"--experiment {name!r}{did_you_mean(name, names)}" if name else "--experiment is missing"
         raise ValueError(f"{asked}; {arguments.config} has {', '.join(names)}")
     experiment = table.experiments[name]
-    return experiment.until(arguments.stage) if arguments.stage else experiment
+    return name, experiment.until(arguments.stage) if arguments.stage else experiment
 
 
 if __name__ == "__main__":
