@@ -4,17 +4,17 @@ Orbax gets flat dicts of arrays: it would store a typed tree without the static 
 structure follows from the configuration; of final parameters it is written as JSON beside the arrays.
 """
 
-import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.processes import alone
 from jaxcompress.arrays.structure import describe, rebuild
 from jaxcompress.export.files import write_whole
 
@@ -22,34 +22,38 @@ from jaxcompress.export.files import write_whole
 class Checkpoints:
     """Keeps the last checkpoint of a stage in a folder, by the number of the epoch after which it was taken."""
 
-    def __init__(self, manager: ocp.CheckpointManager):
-        self._manager = manager
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
 
     def latest(self, like: Any) -> tuple[int, Any]:
         """Returns the last epoch and its tree, in the structure of `like`; epoch 0 and `like` itself without one."""
-        epoch = self._manager.latest_step()
-        if epoch is None:
+        epoch = max(self._epochs(), default=0)
+        if not epoch:
             return 0, like
-        stored: Any = self._manager.restore(epoch, args=ocp.args.StandardRestore(_flat(like)))
+        with _checkpointer() as checkpointer:
+            stored = checkpointer.restore(self._of(epoch), _flat(like))
         return epoch, jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in sorted(stored)])
 
     def save(self, epoch: int, tree: Any) -> None:
-        """Begins to write a checkpoint; training goes on meanwhile."""
-        self._manager.save(epoch, args=ocp.args.StandardSave(_flat(tree)))
+        """Writes a checkpoint, which is there whole or not at all, and then removes those before it."""
+        with _checkpointer() as checkpointer:
+            checkpointer.save(self._of(epoch), _flat(tree), force=True)
+        for earlier in self._epochs():
+            if earlier < epoch:
+                shutil.rmtree(self._of(earlier), ignore_errors=True)
 
+    def _epochs(self) -> list[int]:
+        names = [path.name for path in self._folder.iterdir()] if self._folder.exists() else []
+        return [int(name) for name in names if name.isdecimal()]
 
-@contextlib.contextmanager
-def checkpoints(folder: pathlib.Path) -> Iterator[Checkpoints]:
-    """Opens the checkpoints of a folder; waits for what is being written, also on the way out of an interruption."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=1)
-    with contextlib.closing(ocp.CheckpointManager(folder.absolute(), options=options)) as manager:
-        yield Checkpoints(manager)
+    def _of(self, epoch: int) -> pathlib.Path:
+        return self._folder.absolute() / str(epoch)
 
 
 def save_params(folder: pathlib.Path, params: Any) -> None:
     """Writes parameters in training form to `folder`, and their structure to ``structure.json`` beside it."""
     shutil.rmtree(folder, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(folder.absolute(), _flat(params))
     write_whole(folder.with_name("structure.json"), (json.dumps(describe(params), indent=1) + "\n").encode())
 
@@ -57,10 +61,16 @@ def save_params(folder: pathlib.Path, params: Any) -> None:
 def load_params(folder: pathlib.Path) -> Any:
     """Restores what `save_params` wrote."""
     description = json.loads(folder.with_name("structure.json").read_text())
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         stored = checkpointer.restore(folder.absolute())
     return rebuild(description, [stored[name] for name in sorted(stored)])
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+    return ocp.StandardCheckpointer(multiprocessing_options=alone())
+
+
 def _flat(tree: Any) -> dict[str, Any]:
-    return {f"{i:04d}": jnp.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    # Among several processes orbax takes an array on the devices of one for a part of a larger one.
+    whole = jnp.asarray if jax.process_count() == 1 else np.asarray
+    return {f"{i:04d}": whole(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}

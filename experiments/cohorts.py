@@ -27,7 +27,7 @@ class Point(NamedTuple):
 
     values: dict[str, Array]  # numbers of the configuration, by their place
     state: train.State
-    key: Array
+    key: Array  # its data
 
 
 class Cohort(NamedTuple):
@@ -52,7 +52,7 @@ class Cohort(NamedTuple):
         largest = [tuple(map(max, zip(*each, strict=True))) for each in zip(*shapes, strict=True)]
         padded = [_changed(state, [partial(_padded, shape=shape) for shape in largest]) for state in bare]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
-        keys = jnp.stack([plan.key for plan in plans])
+        keys = jnp.stack([jax.random.key_data(plan.key) for plan in plans])
         return cls(tuple(experiments), plans[0], Point(_differing(experiments), stacked, keys), tuple(shapes))
 
     @classmethod
@@ -63,7 +63,8 @@ class Cohort(NamedTuple):
         stacked = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((len(states), *next(largest)), leaf.dtype), states[0]._replace(step=())
         )
-        keys: Any = jax.ShapeDtypeStruct((len(states),), plan.key.dtype)
+        of_one = jax.random.key_data(plan.key)
+        keys: Any = jax.ShapeDtypeStruct((len(states), *of_one.shape), of_one.dtype)
         return cls(tuple(experiments), plan, Point(_differing(experiments), stacked, keys), tuple(shapes))
 
     def first(self, count: int) -> "Cohort":
@@ -93,7 +94,7 @@ class Cohort(NamedTuple):
         def one(point: Point, step: Array, examples: train.Examples, epoch: Array) -> tuple[train.State, Array]:
             values = {_place(name): value for name, value in point.values.items()}
             training = self.plan.training_of(config.with_values(template, values), spread=placement.spread)
-            key = jax.random.fold_in(point.key, epoch)
+            key = jax.random.fold_in(jax.random.wrap_key_data(point.key), epoch)
             state, loss = training.program(point.state._replace(step=step), examples, key)
             return state._replace(step=()), loss
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -38,7 +37,7 @@ class Placement(NamedTuple):
             raise ValueError(f"{width} points at a time are too few; there is at least 1")
         grid = np.asarray(devices).reshape(-1, columns)
         mesh = Mesh(grid, ("sweep", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
-        return cls(mesh, width, memory_of(devices[0]) if memory is None else memory)
+        return cls(mesh, width, memory_of(devices) if memory is None else memory)
 
     @property
     def rows(self) -> int:
@@ -58,15 +57,15 @@ class Placement(NamedTuple):
     def placed(self, points: T, count: int) -> T:
         """Puts stacked points on the rows, filled up to `count` by the last of them."""
 
-        def fill(leaf: jax.Array) -> jax.Array:
-            last = jnp.broadcast_to(leaf[-1:], (count - leaf.shape[0], *leaf.shape[1:]))
-            return jax.device_put(jnp.concatenate([leaf, last]), self.sharding("sweep"))
+        def fill(leaf: Any) -> jax.Array:
+            host = np.asarray(leaf)
+            return self._put(np.concatenate([host, np.repeat(host[-1:], count - len(host), axis=0)]), "sweep")
 
         return jax.tree.map(fill, points)
 
     def everywhere(self, tree: T) -> T:
         """Puts arrays on every device."""
-        return jax.device_put(tree, self.sharding())
+        return jax.tree.map(self._put, tree)
 
     def spread(self, examples: train.Examples) -> train.Examples:
         """Spreads a batch over the columns, within a program."""
@@ -75,12 +74,18 @@ class Placement(NamedTuple):
         put = partial(jax.lax.with_sharding_constraint, shardings=self.sharding("data"))
         return jax.tree.map(put, examples)
 
+    def _put(self, leaf: Any, *axes: str) -> jax.Array:
+        """Puts an array that every process has on the devices, each its part."""
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, self.sharding(*axes), lambda index: host[index])
+
     def sharding(self, *axes: str) -> NamedSharding:
         """Returns how an array is laid out whose first axes are spread over these axes of the mesh."""
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
 
-def memory_of(device: Any) -> int:
-    """Returns the bytes that a device has: its own, or those of the machine that it is a part of."""
-    stats = device.memory_stats() or {}
+def memory_of(devices: Sequence[Any]) -> int:
+    """Returns the bytes that one of these devices has: its own, or those of the machine that it is a part of."""
+    here = next(device for device in devices if device.process_index == jax.process_index())
+    stats = here.memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -21,7 +21,7 @@ import yaml
 
 import jaxcompress as jc
 from experiments import build, config, evaluate, quantized, report, train
-from experiments.checkpoints import checkpoints, load_params, save_params
+from experiments.checkpoints import Checkpoints, load_params, save_params
 from experiments.claims import claimed
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
@@ -105,10 +105,15 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
 
 
 def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) -> None:
-    """Makes the folder of a run, with its configuration and where and how, by `made` besides, it is trained."""
+    """Makes the folder of a run, with its configuration and where and how, by `made` besides, it is trained.
+
+    What goes on from a checkpoint keeps what was said of the training before it.
+    """
     this.folder.mkdir(parents=True, exist_ok=True)
+    path = this.folder / "environment.json"
+    earlier = json.loads(path.read_text()) if (this.folder / "checkpoint").exists() and path.exists() else {}
     _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
-    _write_json(this.folder / "environment.json", environment() | {"data_sha256": fingerprint(data)} | made)
+    _write_json(path, earlier | environment() | {"data_sha256": fingerprint(data)} | made)
 
 
 def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: Log) -> None:
@@ -161,23 +166,23 @@ def _train(
     stage = experiment.training
     chooses = stage.select == "best-validation"
     best: Best = (plan.handed_on(state) if chooses else (), np.float32(np.inf))
-    with checkpoints(this.folder / "checkpoint") as kept:
-        done, (state, best) = kept.latest((state, best))
-        for row in cut_back(this, done):
-            log.row(row)
-        saved = time.monotonic()
-        for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
-            state = after
-            error = None
-            if len(data.validation.labels):
-                params = plan.handed_on(state)
-                error = evaluate.error_rate(plan.logits, params, data.validation)
-                best = better(best, params, error) if chooses else best
-            log.row(record(this, epoch, state, loss, error))
-            settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
-            if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
-                kept.save(epoch, (state, best))
-                saved = time.monotonic()
+    kept = Checkpoints(this.folder / "checkpoint")
+    done, (state, best) = kept.latest((state, best))
+    for row in cut_back(this, done):
+        log.row(row)
+    saved = time.monotonic()
+    for epoch, after, loss in train.epochs(plan.program, state, plan.examples, plan.key, done + 1, stage.epochs):
+        state = after
+        error = None
+        if len(data.validation.labels):
+            params = plan.handed_on(state)
+            error = evaluate.error_rate(plan.logits, params, data.validation)
+            best = better(best, params, error) if chooses else best
+        log.row(record(this, epoch, state, loss, error))
+        settings.progress(epoch, stage.epochs, f"{this.folder.name} seed {experiment.seed}")
+        if epoch < stage.epochs and time.monotonic() - saved >= settings.checkpoint_seconds:
+            kept.save(epoch, (state, best))
+            saved = time.monotonic()
     return best[0] if chooses else plan.handed_on(state)
 
 

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from filelock import FileLock
 
 from experiments import cohorts, config, evaluate, runs, train
-from experiments.checkpoints import checkpoints
+from experiments.checkpoints import Checkpoints
 from experiments.claims import claim
 from experiments.cohorts import Cohort
 from experiments.data import Dataset
 from experiments.logging import read_rows, wandb_log
 from experiments.placement import Placement
 from experiments.plan import Plan
+from experiments.processes import agreed, first, gathered, meet
 from experiments.rehearsal import Rehearsal
 from experiments.runs import Best, Run, Settings
 from experiments.widths import compiled, width_of
@@ -50,6 +50,7 @@ def sweep(experiments: Sequence[config.Experiment], settings: Settings, placemen
     """
     _rehearse(experiments, settings)
     _sweep(experiments, settings, placement)
+    meet("the sweep is finished")
     return [runs.locate(experiment, settings.root) for experiment in experiments]
 
 
@@ -68,8 +69,9 @@ def _rehearse(experiments: Sequence[config.Experiment], settings: Settings) -> N
 
 def _unfinished(experiments: Sequence[config.Experiment], settings: Settings) -> list[config.Experiment]:
     named = {config.fingerprint(experiment): experiment for experiment in experiments}
-    located = [(experiment, runs.locate(experiment, settings.root)) for experiment in named.values()]
-    return [experiment for experiment, run in located if not run.finished and diverged(run) is None]
+    located = [runs.locate(experiment, settings.root) for experiment in named.values()]
+    missing = agreed([not run.finished and diverged(run) is None for run in located])
+    return [experiment for experiment, is_missing in zip(named.values(), missing, strict=True) if is_missing]
 
 
 def _program(experiment: config.Experiment) -> str:
@@ -108,38 +110,36 @@ def _before(experiment: config.Experiment) -> list[config.Experiment]:
 def _together(
     experiments: Sequence[config.Experiment], settings: Settings, placement: Placement
 ) -> list[config.Experiment]:
-    """Trains experiments of one program; returns those that another process has claimed."""
+    """Trains experiments of one program; returns those that others have claimed.
+
+    Of processes that run a sweep together the first claims for all.
+    """
     data = runs.dataset(experiments[0].data, settings.data_dir)
-    claims: dict[str, FileLock] = {}
-    waiting = []
+    located = [runs.locate(experiment, settings.root) for experiment in experiments]
+    claims = [claim(run.folder) if first() else None for run in located]
     try:
+        claimed = agreed([lock is not None for lock in claims])
+        missing = agreed([not run.finished for run in located])
         groups: dict[Any, list[Begun]] = {}
-        for experiment in experiments:
-            run = runs.locate(experiment, settings.root)
-            lock = claim(run.folder)
-            if lock is None:
-                waiting.append(experiment)
-                continue
-            claims[run.folder.name] = lock
-            if not run.finished:
+        for run, experiment, is_claimed, is_missing in zip(located, experiments, claimed, missing, strict=True):
+            if is_claimed and is_missing:
                 begun = _begun(run, experiment, data, settings)
                 groups.setdefault((cohorts.structure(begun.state), begun.done), []).append(begun)
+        meet("points are begun")  # before any of them is written to
         for group in groups.values():
             _train(group, data, settings, placement)
     finally:
-        for lock in claims.values():
-            lock.release()
-    return waiting
+        for lock in claims:
+            if lock is not None:
+                lock.release()
+    meet("points are finished")
+    return [experiment for experiment, is_claimed in zip(experiments, claimed, strict=True) if not is_claimed]
 
 
 def _begun(run: Run, experiment: config.Experiment, data: Dataset, settings: Settings) -> Begun:
     plan, state = runs.start(experiment, data, settings)
     best: Best = (plan.handed_on(state) if _chooses(experiment) else (), np.float32(np.inf))
-    done = 0
-    if (run.folder / "checkpoint").exists():
-        with checkpoints(run.folder / "checkpoint") as kept:
-            done, (state, best) = kept.latest((state, best))
-    runs.cut_back(run, done)
+    done, (state, best) = Checkpoints(run.folder / "checkpoint").latest((state, best))
     return Begun(run, experiment, plan, done, state, best)
 
 
@@ -148,27 +148,28 @@ def _chooses(experiment: config.Experiment) -> bool:
 
 
 def _train(points: Sequence[Begun], data: Dataset, settings: Settings, placement: Placement) -> None:
-    """Trains the points of a cohort to the end, measures each and writes what its run leaves."""
-    first, stage = points[0], points[0].experiment.training
+    """Trains the points of a cohort to the end, measures each and writes its run, which the first process does."""
+    one, stage = points[0], points[0].experiment.training
     cohort = Cohort.of([p.experiment for p in points], [p.plan for p in points], [p.state for p in points])
-    step, done = int(first.state.step), first.done
     width = width_of(cohort, placement, settings.say)
-    for point in points:
-        made = {"cohort": {"points": len(points), "at a time": width, "devices": placement.mesh.size}}
-        runs.begin(point.run, point.experiment, data, **made)
-    epoch_of, wrong_of = compiled(cohort, placement, width), jax.jit(cohort.wrong(width, placement))
     count = placement.padded(len(points), width)
-    given, examples = placement.placed(cohort.points, count), placement.everywhere(first.plan.examples)
+    going = set(range(len(points)) if first() else ())
+    for i in going:
+        made = {"points": len(points), "at a time": width, "devices": placement.mesh.size}
+        runs.begin(points[i].run, points[i].experiment, data, cohort=made)
+        runs.cut_back(points[i].run, one.done)
+    epoch_of, wrong_of = compiled(cohort, placement, width), jax.jit(cohort.wrong(width, placement))
+    given, examples = placement.placed(cohort.points, count), placement.everywhere(one.plan.examples)
     now, given = given.state, given._replace(state=())
-    size = len(first.plan.examples.labels) // stage.batch
-    best, going, saved, cost = [point.best for point in points], set(range(len(points))), time.monotonic(), 0.0
-    states: list[train.State] = [point.state for point in points]
-    for epoch in range(done + 1, stage.epochs + 1):
+    step, size = int(one.state.step), len(one.plan.examples.labels) // stage.batch
+    best, states = {i: points[i].best for i in going}, {i: points[i].state for i in going}
+    saved, cost = time.monotonic(), 0.0
+    for epoch in range(one.done + 1, stage.epochs + 1):
         numbers = placement.everywhere((jnp.int32(step), jnp.int32(epoch)))
         now, losses = epoch_of(now, given, numbers[0], examples, numbers[1])
         step += size
         errors = _errors(wrong_of, now, data, placement)
-        here, losses = jax.device_get((now, losses))
+        here, losses = gathered((now, losses))
         for i in sorted(going):
             states[i] = cohort.state(here, i, step)
             loss = float(losses[i])
@@ -185,8 +186,7 @@ def _train(points: Sequence[Begun], data: Dataset, settings: Settings, placement
         if epoch < stage.epochs and time.monotonic() - saved >= max(settings.checkpoint_seconds, 10 * cost):
             began = time.monotonic()
             for i in sorted(going):
-                with checkpoints(points[i].run.folder / "checkpoint") as kept:
-                    kept.save(epoch, (states[i], best[i]))
+                Checkpoints(points[i].run.folder / "checkpoint").save(epoch, (states[i], best[i]))
             saved = time.monotonic()
             cost = saved - began
     for i in sorted(going):
@@ -201,7 +201,8 @@ def _errors(
     images, labels = data.validation.images, data.validation.labels
     if not len(labels):
         return None
-    parts = [jax.device_get(wrong_of(states, *placement.everywhere(part))) for part in evaluate.chunks(images, labels)]
+    chunks = evaluate.chunks(images, labels)
+    parts = [gathered(wrong_of(states, *placement.everywhere(chunk))) for chunk in chunks]
     return 100 * np.sum(parts, axis=0) / len(labels)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from experiments.cohorts import Cohort
 from experiments.placement import Placement
+from experiments.processes import agreed
 
 _STEPS, _TIMES = 5, 3  # how long each choice is tried, and how often
 _USABLE = 0.9  # of a device's memory
@@ -36,7 +37,7 @@ def width_of(cohort: Cohort, placement: Placement, say: Callable[[str], None]) -
                 )
             break
         found[width] = _seconds(made, cohort, placement, width)
-    best = min(found, key=lambda width: found[width])
+    (best,) = agreed([min(found, key=lambda width: found[width])])
     rates = ", ".join(f"{width}: {1e3 * seconds:.3g} ms" for width, seconds in found.items())
     say(f"{count} points, {best} at a time; a step of one point, by points at a time: {rates}")
     return best

@@ -13,11 +13,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import ahead, cli, config, grid, outcomes, sweep, sweep_report
+from experiments import ahead, cli, config, grid, outcomes, processes, sweep, sweep_report
 from experiments.config import Format
 from experiments.logging import WandbMode, wandb_table
 from experiments.placement import Placement
-from experiments.runs import Settings
+from experiments.runs import Run, Settings
 from jaxcompress.paths import did_you_mean
 
 
@@ -48,6 +48,14 @@ class Arguments:
     """also write each point as a TFLite file of this number format, and measure it as LiteRT runs it"""
     shard: str | None = None
     """i/n runs the points i, i + n, i + 2n and so on, counted from 0: n machines need no coordinator"""
+    distributed: bool = False
+    """run with the other processes of a cluster (SLURM, Open MPI, Cloud TPU); all of them see the folder --out"""
+    coordinator: str | None = None
+    """host:port of the first process, where no cluster says it; with --processes and --process"""
+    processes: int | None = None
+    """how many processes there are"""
+    process: int | None = None
+    """which of them this is, counted from 0"""
     compile_for: str | None = None
     """compile for TPUs that need not be here, such as v5e:2x4 (v5p, v6e), say what a device needs, and train nothing"""
     wandb: WandbMode = "auto"
@@ -66,23 +74,31 @@ def main() -> None:
         if arguments.compile_for is not None:
             _compile(points, arguments)
             return
+        if arguments.distributed or arguments.coordinator is not None:
+            processes.join(arguments.coordinator, arguments.processes, arguments.process)
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         with cli.settings(*options) as settings:
             runs = sweep.sweep([point.experiment for point in points], settings, placement)
-        shared = _alone(arguments)
-        found = [
-            outcomes.outcome(point, run, outcomes.command(point, shared), arguments.format, arguments.data_dir)
-            for point, run in zip(points, runs, strict=True)
-        ]
-        told = shlex.join(["python", "scripts/sweep.py", *sys.argv[1:]])
-        folder = arguments.out / "sweeps" / _named(name, arguments, [run.folder.name for run in runs])
-        written = sweep_report.write(folder, settings.root, f"{name}: {_title(axes)}", told, axes, found)
-        rows = [[*map(str, each.values.values()), *_shown(each)] for each in found]
-        columns = [*(axis.key for axis in axes), *SHOWN, "state"]
-        wandb_table(arguments.wandb, arguments.out, folder.name, columns, rows, written[1:])
-        _show(columns, rows, folder.name)
-        print("written: " + ", ".join(map(str, written)))
+        if processes.first():
+            _report(name, axes, points, runs, arguments)
+
+
+def _report(name: str, axes: list[grid.Axis], points: list[grid.Point], runs: list[Run], arguments: Arguments) -> None:
+    """Measures TFLite files if asked to; writes the report of a sweep and shows it as a table."""
+    shared = _alone(arguments)
+    found = [
+        outcomes.outcome(point, run, outcomes.command(point, shared), arguments.format, arguments.data_dir)
+        for point, run in zip(points, runs, strict=True)
+    ]
+    told = shlex.join(["python", "scripts/sweep.py", *sys.argv[1:]])
+    folder = arguments.out / "sweeps" / _named(name, arguments, [run.folder.name for run in runs])
+    written = sweep_report.write(folder, arguments.out / "runs", f"{name}: {_title(axes)}", told, axes, found)
+    rows = [[*map(str, each.values.values()), *_shown(each)] for each in found]
+    columns = [*(axis.key for axis in axes), *SHOWN, "state"]
+    wandb_table(arguments.wandb, arguments.out, folder.name, columns, rows, written[1:])
+    _show(columns, rows, folder.name)
+    print("written: " + ", ".join(map(str, written)))
 
 
 SHOWN = ("error", "bytes", "rate", "macs")

@@ -33,7 +33,7 @@ def main() -> None:
             grid.add_row(check.name, check.recorded, check.found, "equal" if check.passed else "DIFFERS")
         Console().print(grid)
         if not exact:
-            print("bits are not comparable here (other processor, cores, backend or versions): held to tolerances")
+            print("bits are not comparable (other processor, cores, backend, versions; a point of a sweep): tolerances")
     sys.exit(0 if all(check.passed for check in checks) else 1)
 
 

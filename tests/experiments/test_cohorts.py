@@ -111,8 +111,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("width", [1, 2])
-@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize(("name", "width"), [*((name, 2) for name in ALIKE), ("sparsity", 1)])
 def test_points_come_to_what_they_come_to_alone(name, width, folder):
     """After two epochs, one in each program: states, losses and errors."""
     of = experiments(ALIKE[name])
