@@ -128,13 +128,20 @@ def _compiled(cohort: Cohort, placement: Placement, width: int, say: Callable[[s
 
 
 def _largest(cohort: Cohort, placement: Placement, width: int, say: Callable[[str], None]) -> int:
-    """Returns the largest number of points that fits, found by what two small numbers need."""
+    """Returns the largest number of points that fits, looked for near what two small numbers let expect."""
     row = placement.rows * width
     one, two = (_compiled(cohort.first(count * row), placement, width, say) for count in (1, 2))
     if one is None or two is None:
         return 0 if one is None else row
-    each = max(1, two.memory - one.memory)
-    rows = 2 + (placement.memory - two.memory) // each
-    while rows > 2 and _compiled(cohort.first(rows * row), placement, width, say) is None:
-        rows -= 1
-    return rows * row
+    fits, fails = 2, -(-len(cohort.experiments) // row)
+    expected = 2 + (placement.memory - two.memory) // max(1, two.memory - one.memory)
+    tries = [expected, expected + 1, expected - 1]
+    while fails - fits > 1:
+        rows = tries.pop(0) if tries else (fits + fails) // 2
+        if not fits < rows < fails:
+            continue
+        if _compiled(cohort.first(rows * row), placement, width, say) is None:
+            fails = rows
+        else:
+            fits = rows
+    return fits * row

@@ -27,16 +27,15 @@ def width_of(cohort: Cohort, placement: Placement, say: Callable[[str], None]) -
     if placement.width is not None:
         return min(placement.width, row)
     found: dict[int, float] = {}
+    least = 0
     for width in choices(row):
-        made = compiled(cohort, placement, width, _STEPS * cohort.batch)
+        made = compiled(cohort, placement, width, _steps(cohort) * cohort.batch)
         needs = bytes_of(made)
-        if needs > _USABLE * placement.memory:
-            if not found:
-                raise ValueError(
-                    f"{count} points need {needs:,} bytes on a device of {placement.memory:,}, one at a time"
-                )
-            break
-        found[width] = _seconds(made, cohort, placement, width)
+        least = min(least or needs, needs)
+        if needs <= _USABLE * placement.memory:
+            found[width] = _seconds(made, cohort, placement, width)
+    if not found:
+        raise ValueError(f"{count} points need {least:,} bytes of a device that has {placement.memory:,}; sweep fewer")
     (best,) = agreed([min(found, key=lambda width: found[width])])
     rates = ", ".join(f"{width}: {1e3 * seconds:.3g} ms" for width, seconds in found.items())
     say(f"{count} points, {best} at a time; a step of one point, by points at a time: {rates}")
@@ -80,7 +79,7 @@ def bytes_of(program: Any) -> int:
 
 def _seconds(program: Any, cohort: Cohort, placement: Placement, width: int) -> float:
     """Returns the least time of a step of one point."""
-    count, steps = len(cohort.experiments), _STEPS
+    count, steps = len(cohort.experiments), _steps(cohort)
     of = jax.tree.map(lambda leaf: leaf[: steps * cohort.batch], cohort.plan.examples)
     of, points = placement.everywhere(of), placement.placed(cohort.points, placement.padded(count, width))
     number = placement.everywhere(jnp.int32(1))
@@ -91,3 +90,7 @@ def _seconds(program: Any, cohort: Cohort, placement: Placement, width: int) -> 
         state, losses = jax.block_until_ready(program(state, points._replace(state=()), number, of, number))
         times.append(time.monotonic() - began)
     return min(times[1:]) / (steps * count)
+
+
+def _steps(cohort: Cohort) -> int:
+    return min(_STEPS, len(cohort.plan.examples.labels) // cohort.batch)
