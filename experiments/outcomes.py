@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments import devices, runs, sweep
+from experiments import devices, runs
 from experiments.config import Format
 from experiments.grid import Point
 from experiments.results import Spread
@@ -36,9 +36,8 @@ class Outcome(NamedTuple):
 
 def outcome(point: Point, run: runs.Run, command: str, format: Format | None, data_dir: pathlib.Path | None) -> Outcome:
     """Reads what a point came to; with a `format` its TFLite file is written, if need be, and measured."""
-    ended = sweep.diverged(run)
     if not run.finished:
-        state = "not there" if ended is None else f"diverged in epoch {ended['epoch']}"
+        state = "not there" if (ended := run.diverged) is None else f"diverged in epoch {ended.epoch}"
         return Outcome(point.values, run.folder.name, command, state, {})
     metrics = {name: float(run.metrics[name]) for name in METRICS if name in run.metrics}
     if format is not None:

@@ -1,6 +1,7 @@
 """Processes that run one sweep together, on one machine or many, and what they have to agree on."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -41,6 +42,12 @@ def meet(name: str) -> None:
     """Waits for all processes."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Waits for something that another process leaves in the folder that all of them see."""
+    while not done():
+        time.sleep(0.5)
 
 
 def gathered(tree: T) -> T:

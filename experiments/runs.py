@@ -27,8 +27,11 @@ from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
 from experiments.plan import Made, Plan, given, rewound
+from experiments.processes import first, wait_until
 from experiments.teachers import taught, transferred
 from jaxcompress.export.files import write_whole
+
+Best = tuple[Any, np.float32]  # parameters and their validation error, in float32 as a checkpoint keeps it
 
 
 class Settings(NamedTuple):
@@ -72,6 +75,12 @@ class Run(NamedTuple):
         return (self.folder / "metrics.json").exists()
 
     @property
+    def diverged(self) -> train.Diverged | None:
+        """What ended the training of a run that diverged; None of any other."""
+        path = self.folder / "diverged.json"
+        return train.Diverged(**_diverged(path)) if path.exists() else None
+
+    @property
     def packed_file(self) -> pathlib.Path:
         """The packed file of the model."""
         return self.folder / "model.jcpk"
@@ -89,19 +98,40 @@ def locate(experiment: config.Experiment, root: pathlib.Path) -> Run:
 def run(experiment: config.Experiment, settings: Settings) -> Run:
     """Runs an experiment stage by stage; returns at once what is there, goes on with what is not finished.
 
-    Waits for what another process is making.
+    Waits for what another process is making; of several that run a sweep together the first makes it. Raises Diverged,
+    also for what diverged before, which the same training would again.
     """
     this = locate(experiment, settings.root)
     if this.finished:
         return this
+    if (ended := this.diverged) is not None:
+        settings.say(f"{this.folder.name} diverged before; remove its diverged.json to try again")
+        raise ended
     data = dataset(experiment.data, settings.data_dir)
     measured = _prepared(this, experiment, data, settings)
+    if not first():
+        wait_until(lambda: this.finished or this.diverged is not None)
+        return run(experiment, settings)
     with claimed(this.folder, settings.say):
         if not this.finished:
             begin(this, experiment, data)
             with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
-                finish(this, *measured(log), log)
+                try:
+                    finish(this, *measured(log), log)
+                except train.Diverged as ended:
+                    diverge(this, ended)
+                    raise
     return this
+
+
+def diverge(this: Run, ended: train.Diverged) -> None:
+    """Marks a run as one that diverged."""
+    _write_json(this.folder / "diverged.json", {"epoch": ended.epoch, "loss": str(ended.loss)})
+
+
+def _diverged(path: pathlib.Path) -> dict[str, Any]:
+    recorded = json.loads(path.read_text())
+    return {"epoch": recorded["epoch"], "loss": float(recorded["loss"])}
 
 
 def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) -> None:
@@ -184,9 +214,6 @@ def _train(
             kept.save(epoch, (state, best))
             saved = time.monotonic()
     return best[0] if chooses else plan.handed_on(state)
-
-
-Best = tuple[Any, np.float32]  # parameters and their validation error, in float32 as a checkpoint keeps it
 
 
 def better(best: Best, params: Any, error: float) -> Best:

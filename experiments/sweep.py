@@ -4,7 +4,6 @@ Every point gets the run folder that it would have alone, with checkpoints of it
 goes on, a point that is there is not run again, and a table and a sweep share what they have in common.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ from experiments.processes import agreed, first, gathered, meet
 from experiments.rehearsal import Rehearsal
 from experiments.runs import Best, Run, Settings
 from experiments.widths import compiled, width_of
-from jaxcompress.export.files import write_whole
 
 
 class Begun(NamedTuple):
@@ -44,33 +42,32 @@ class Begun(NamedTuple):
 def sweep(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> list[Run]:
     """Runs experiments, as many as possible in one program; returns their runs in the same order.
 
-    Points that another process is making are waited for at the end. One whose loss is no longer finite ends there,
-    which `diverged` tells of it, and the others go on. Raises ValueError, before anything is trained, for a stage that
-    cannot begin.
+    Points that another process is making are waited for at the end. One that diverges ends there, and so do those that
+    stand on it; the others go on. Raises ValueError, before anything is trained, for a stage that cannot begin, and for
+    batches that the columns of the mesh cannot share.
     """
-    _rehearse(experiments, settings)
+    _rehearse(experiments, settings, placement)
     _sweep(experiments, settings, placement)
     meet("the sweep is finished")
     return [runs.locate(experiment, settings.root) for experiment in experiments]
 
 
-def diverged(run: Run) -> dict[str, Any] | None:
-    """Returns the epoch and the loss of a point that diverged in a sweep; None of any other run."""
-    path = run.folder / "diverged.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _rehearse(experiments: Sequence[config.Experiment], settings: Settings) -> None:
+def _rehearse(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> None:
     """Begins one experiment of each program, untrained."""
     rehearsal = Rehearsal(lambda data: runs.dataset(data, settings.data_dir), settings.data_dir)
     for experiment in {_program(e): e for e in _unfinished(experiments, settings)}.values():
+        for stage in experiment.stages:
+            if isinstance(stage, config.Stage) and stage.batch % placement.columns:
+                raise ValueError(
+                    f"stage {stage.name!r}: {placement.columns} devices cannot share a batch of {stage.batch}"
+                )
         rehearsal.begin(experiment)
 
 
 def _unfinished(experiments: Sequence[config.Experiment], settings: Settings) -> list[config.Experiment]:
     named = {config.fingerprint(experiment): experiment for experiment in experiments}
     located = [runs.locate(experiment, settings.root) for experiment in named.values()]
-    missing = agreed([not run.finished and diverged(run) is None for run in located])
+    missing = agreed([not run.finished and run.diverged is None for run in located])
     return [experiment for experiment, is_missing in zip(named.values(), missing, strict=True) if is_missing]
 
 
@@ -89,14 +86,18 @@ def _sweep(experiments: Sequence[config.Experiment], settings: Settings, placeme
         programs.setdefault(_program(experiment), []).append(experiment)
     waiting: list[config.Experiment] = []
     for alike in programs.values():
-        if len(alike) == 1 and placement.mesh.size == 1:
-            if reason := cohorts.alone(alike[0]):
-                settings.say(f"{runs.locate(alike[0], settings.root).folder.name} is run alone: {reason}")
-            runs.run(alike[0], settings)
-        else:
+        reason = cohorts.alone(alike[0])
+        if reason is None and (len(alike) > 1 or placement.mesh.size > 1):
             waiting += _together(alike, settings, placement)
-    for experiment in waiting:  # what another process was making, which it may have left unfinished
-        runs.run(experiment, settings)
+            continue
+        if reason is not None:
+            settings.say(f"{runs.locate(alike[0], settings.root).folder.name} is run alone: {reason}")
+        waiting += alike
+    for experiment in waiting:  # alone, or what another process was making, which it may have left unfinished
+        try:
+            runs.run(experiment, settings)
+        except train.Diverged as ended:
+            _say_of(runs.locate(experiment, settings.root), ended, settings)
 
 
 def _before(experiment: config.Experiment) -> list[config.Experiment]:
@@ -123,7 +124,11 @@ def _together(
         groups: dict[Any, list[Begun]] = {}
         for run, experiment, is_claimed, is_missing in zip(located, experiments, claimed, missing, strict=True):
             if is_claimed and is_missing:
-                begun = _begun(run, experiment, data, settings)
+                try:
+                    begun = _begun(run, experiment, data, settings)
+                except train.Diverged as ended:  # a stage before it, or a teacher
+                    _say_of(run, ended, settings)
+                    continue
                 groups.setdefault((cohorts.structure(begun.state), begun.done), []).append(begun)
         meet("points are begun")  # before any of them is written to
         for group in groups.values():
@@ -175,7 +180,9 @@ def _train(points: Sequence[Begun], data: Dataset, settings: Settings, placement
             loss = float(losses[i])
             if not math.isfinite(loss):
                 going.remove(i)
-                _ended(points[i], epoch, loss, settings.say)
+                ended = train.Diverged(epoch, loss)
+                runs.diverge(points[i].run, ended)
+                _say_of(points[i].run, ended, settings)
                 continue
             error = None if errors is None else float(errors[i])
             if error is not None and _chooses(points[i].experiment):
@@ -206,10 +213,8 @@ def _errors(
     return 100 * np.sum(parts, axis=0) / len(labels)
 
 
-def _ended(point: Begun, epoch: int, loss: float, say: Callable[[str], None]) -> None:
-    text = json.dumps({"epoch": epoch, "loss": str(loss)}) + "\n"
-    write_whole(point.run.folder / "diverged.json", text.encode())
-    say(f"{point.run.folder.name} diverged: the loss of epoch {epoch} is {loss}")
+def _say_of(run: Run, ended: train.Diverged, settings: Settings) -> None:
+    settings.say(f"{run.folder.name} is not made: {ended}")
 
 
 def _finish(point: Begun, data: Dataset, params: Any, settings: Settings) -> None:

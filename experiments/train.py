@@ -198,6 +198,14 @@ def _asked(strength: float | Array) -> bool:
     return isinstance(strength, Tracer) or bool(strength != 0)
 
 
+class Diverged(FloatingPointError):
+    """Says that a loss is no longer finite, after which epoch."""
+
+    def __init__(self, epoch: int, loss: float):
+        super().__init__(f"the loss of epoch {epoch} is {loss}: training diverged; lower the learning rate")
+        self.epoch, self.loss = epoch, loss
+
+
 def epochs(
     program: Callable[[State, Examples, Array], tuple[State, Array]],
     state: State,
@@ -209,10 +217,10 @@ def epochs(
     """Trains epochs `first` to `last`, counted from 1; yields each with the state after it and its mean loss.
 
     The order of an epoch depends on `key` and its number alone, so training may stop and go on at any epoch. Raises
-    FloatingPointError when the loss is no longer finite.
+    Diverged when the loss is no longer finite.
     """
     for epoch in range(first, last + 1):
         state, mean = program(state, examples, jax.random.fold_in(key, epoch))
         if not math.isfinite(loss := float(mean)):
-            raise FloatingPointError(f"the loss of epoch {epoch} is {loss}: training diverged; lower the learning rate")
+            raise Diverged(epoch, loss)
         yield epoch, state, loss

@@ -19,8 +19,8 @@ def width_of(cohort: Cohort, placement: Placement, say: Callable[[str], None]) -
     """Returns how many points are trained at a time on each row: what was asked for, or else what is fastest.
 
     A batched program of many points is one of large products, which suits an accelerator; on a CPU one point after
-    another may be faster. So a few steps are timed with one point at a time, four, sixteen and so on, as far as the
-    memory of a device goes. Raises ValueError if not even one fits.
+    another may be faster. So a few steps are timed with one point at a time, four, sixteen and so on, where the
+    memory of a device suffices. Raises ValueError if it never does.
     """
     count = len(cohort.experiments)
     row = -(-count // placement.rows)

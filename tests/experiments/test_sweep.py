@@ -159,10 +159,36 @@ def test_a_point_that_diverges_ends_alone(tmp_path):
     points = [replace(dense(0), stages=(Stage("dense", 2, 50, replace(SGD, learning_rate=r)),)) for r in (0.1, 1e30)]
     fine, wild = sweep.sweep(points, settings_of(tmp_path, say=said.append), placement())
     assert fine.finished and not wild.finished
-    assert sweep.diverged(fine) is None and sweep.diverged(wild)["epoch"] == 1
-    assert any("diverged: the loss of epoch 1" in text for text in said)
+    assert fine.diverged is None and wild.diverged.epoch == 1
+    assert any(text.startswith(f"{wild.folder.name} is not made: the loss of epoch 1") for text in said)
     never = settings_of(tmp_path, progress=lambda *_: pytest.fail("trained again"))
     sweep.sweep(points, never, placement())
+
+
+def test_what_stands_on_a_point_that_diverges_is_not_made(tmp_path):
+    """Of stages after a diverged one, and of programs of one point, others go on too."""
+    tame, last = EXPERIMENT.stages
+    wild = Stage("dense", 1, 50, replace(SGD, learning_rate=1e30))
+    points = [replace(EXPERIMENT, stages=(stage, last), seed=seed) for seed in (0, 1) for stage in (tame, wild)]
+    points += [replace(EXPERIMENT, model=MLP((width,)), stages=(stage,)) for width, stage in ((8, wild), (12, tame))]
+    made = [True, False, True, False, False, True]
+    found = sweep.sweep(points, settings_of(tmp_path), placement())
+    assert [run.finished for run in found] == made
+    never = settings_of(tmp_path, progress=lambda *_: pytest.fail("trained again"))
+    assert [run.finished for run in sweep.sweep(points, never, placement())] == made
+
+
+def test_points_that_are_run_alone_are_so_on_any_mesh(tmp_path):
+    devices = Placement(jax.sharding.AbstractMesh((2, 1), ("sweep", "data")))  # of two devices, which are not asked for
+    (found,) = sweep.sweep([replace(dense(0), stages=(Stage("nothing", 0, 50),))], settings_of(tmp_path), devices)
+    assert found.finished
+
+
+def test_batches_that_devices_cannot_share_are_refused(tmp_path):
+    devices = Placement(jax.sharding.AbstractMesh((1, 3), ("sweep", "data")))
+    with pytest.raises(ValueError, match="stage 'dense': 3 devices cannot share a batch of 50"):
+        sweep.sweep(POINTS, settings_of(tmp_path), devices)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stage_that_cannot_begin_is_found_before_any_is_trained(tmp_path):
