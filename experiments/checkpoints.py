@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.processes import alone
+from experiments.processes import single_process
 from jaxcompress.arrays.structure import describe, rebuild
 from jaxcompress.export.files import write_whole
 
@@ -67,7 +67,7 @@ def load_params(folder: pathlib.Path) -> Any:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    return ocp.StandardCheckpointer(multiprocessing_options=alone())
+    return ocp.StandardCheckpointer(multiprocessing_options=single_process())
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from experiments.plan import Plan
 from jaxcompress.arrays import Factored
 
 Epoch = Callable[..., tuple[train.State, Array]]
+Shapes = tuple[tuple[int, ...], ...]  # of the arrays of a state
 
 
-class Point(NamedTuple):
+class Own(NamedTuple):
     """Holds what one point of a cohort has of its own; stacked, what all of them have, along the first axis.
 
     The count of steps is no part of its state here: points take their steps together, and a condition on the step that
@@ -39,8 +40,8 @@ class Cohort(NamedTuple):
 
     experiments: tuple[config.Experiment, ...]
     plan: Plan
-    points: Point
-    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    points: Own
+    shapes: tuple[Shapes, ...]
 
     @classmethod
     def of(
@@ -48,24 +49,20 @@ class Cohort(NamedTuple):
     ) -> "Cohort":
         """Stacks experiments that have the same `signature` and whose states have the same `structure`."""
         bare = [state._replace(step=()) for state in states]
-        shapes = [tuple(leaf.shape for leaf in jax.tree.leaves(state)) for state in bare]
-        largest = [tuple(map(max, zip(*each, strict=True))) for each in zip(*shapes, strict=True)]
-        padded = [_changed(state, [partial(_padded, shape=shape) for shape in largest]) for state in bare]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
+        shapes, largest = _shapes(bare)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(_each(_padded, state, largest) for state in bare))
         keys = jnp.stack([jax.random.key_data(plan.key) for plan in plans])
-        return cls(tuple(experiments), plans[0], Point(_differing(experiments), stacked, keys), tuple(shapes))
+        return cls(tuple(experiments), plans[0], Own(_differing(experiments), stacked, keys), shapes)
 
     @classmethod
     def outline(cls, experiments: Sequence[config.Experiment], plan: Plan, states: Sequence[train.State]) -> "Cohort":
         """Makes a cohort of shapes alone, to be compiled and not to be run."""
-        shapes = [tuple(leaf.shape for leaf in jax.tree.leaves(state._replace(step=()))) for state in states]
-        largest = iter([tuple(map(max, zip(*each, strict=True))) for each in zip(*shapes, strict=True)])
-        stacked = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((len(states), *next(largest)), leaf.dtype), states[0]._replace(step=())
-        )
+        bare = [state._replace(step=()) for state in states]
+        shapes, largest = _shapes(bare)
+        stacked = _each(lambda leaf, shape: jax.ShapeDtypeStruct((len(bare), *shape), leaf.dtype), bare[0], largest)
         of_one = jax.random.key_data(plan.key)
-        keys: Any = jax.ShapeDtypeStruct((len(states), *of_one.shape), of_one.dtype)
-        return cls(tuple(experiments), plan, Point(_differing(experiments), stacked, keys), tuple(shapes))
+        keys: Any = jax.ShapeDtypeStruct((len(bare), *of_one.shape), of_one.dtype)
+        return cls(tuple(experiments), plan, Own(_differing(experiments), stacked, keys), shapes)
 
     def first(self, count: int) -> "Cohort":
         """Returns the outline of the first so many points, and as many more of the kind of the first as are missing."""
@@ -81,8 +78,7 @@ class Cohort(NamedTuple):
     def state(self, states: train.State, index: int, step: int) -> train.State:
         """Returns the state of one point after some steps as it is alone."""
         own = jax.tree.map(lambda leaf: leaf[index], states)
-        cut = _changed(own, [partial(_cut, shape=shape) for shape in self.shapes[index]])
-        return cut._replace(step=jnp.int32(step))
+        return _each(_cut, own, self.shapes[index])._replace(step=jnp.int32(step))
 
     def epoch(self, width: int, placement: Placement) -> Epoch:
         """Returns ``epoch(states, points, step, examples, epoch) -> (states, losses)`` of all points.
@@ -91,7 +87,7 @@ class Cohort(NamedTuple):
         """
         template = self.experiments[0]
 
-        def one(point: Point, step: Array, examples: train.Examples, epoch: Array) -> tuple[train.State, Array]:
+        def one(point: Own, step: Array, examples: train.Examples, epoch: Array) -> tuple[train.State, Array]:
             values = {_place(name): value for name, value in point.values.items()}
             training = self.plan.training_of(config.with_values(template, values), spread=placement.spread)
             key = jax.random.fold_in(jax.random.wrap_key_data(point.key), epoch)
@@ -99,7 +95,7 @@ class Cohort(NamedTuple):
             return state._replace(step=()), loss
 
         def all_of(
-            states: train.State, points: Point, step: Array, examples: train.Examples, epoch: Array
+            states: train.State, points: Own, step: Array, examples: train.Examples, epoch: Array
         ) -> tuple[train.State, Array]:
             of_one = partial(one, step=step, examples=examples, epoch=epoch)
             return over_points(of_one, points._replace(state=states), width, placement.rows)
@@ -186,9 +182,16 @@ def _place(name: str) -> Place:
     return tuple(json.loads(name))
 
 
-def _changed(tree: Any, changes: Sequence[Callable[[Array], Array]]) -> Any:
-    leaves, of = jax.tree.flatten(tree)
-    return jax.tree.unflatten(of, [change(leaf) for change, leaf in zip(changes, leaves, strict=True)])
+def _shapes(states: Sequence[train.State]) -> tuple[tuple[Shapes, ...], Shapes]:
+    """Returns the shapes of the arrays of each state, and the largest of each array."""
+    each = tuple(tuple(leaf.shape for leaf in jax.tree.leaves(state)) for state in states)
+    return each, tuple(tuple(map(max, zip(*alike, strict=True))) for alike in zip(*each, strict=True))
+
+
+def _each(change: Callable[[Any, tuple[int, ...]], Any], state: train.State, shapes: Shapes) -> train.State:
+    """Changes each array of a state by the shape that belongs to it."""
+    leaves, tree = jax.tree.flatten(state)
+    return jax.tree.unflatten(tree, map(change, leaves, shapes))
 
 
 def _padded(leaf: Array, shape: tuple[int, ...]) -> Array:

@@ -57,7 +57,7 @@ def gathered(tree: T) -> T:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def alone() -> ocp.options.MultiprocessingOptions:
+def single_process() -> ocp.options.MultiprocessingOptions:
     """Returns the options of a checkpoint that this process reads or writes alone; writing is for the first."""
     return ocp.options.MultiprocessingOptions(
         jax.process_index(), {jax.process_index()}, f"process-{jax.process_index()}"

@@ -16,3 +16,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key() -> jax.Array:
     """A fixed random key."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def promotion():
+    """Lets numbers be promoted as JAX does by itself: optax promotes integers, in its schedules and in Adam."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -9,8 +9,10 @@ from experiments import ahead, widths
 from experiments.config import MLP, SVD, PostTraining, Stage
 from experiments.convolutions import compiling_for, in_training
 from experiments.placement import Placement
-from tests.experiments.test_sweep import POINTS, SGD, dense, promotion, settings_of  # noqa: F401 (a fixture)
+from tests.experiments.test_sweep import POINTS, SGD, dense, settings_of
 from tests.experiments.test_widths import BATCHES
+
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ import pytest
 import jaxcompress as jc
 from experiments import build, config, runs
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 DIGITS = config.Data("digits", 200, limit=20)

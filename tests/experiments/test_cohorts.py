@@ -38,12 +38,7 @@ from experiments.config import (
 from experiments.placement import Placement
 from experiments.widths import compiled
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 SGD = Optimiser("sgd", 0.1)

@@ -2,21 +2,16 @@
 
 import json
 
-import jax
 import pytest
 
 from experiments import config, devices, runs
 from tests.experiments.test_runs import DENSE
 
 # TensorFlow's own, while it is imported and while it converts.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("promotion"),
+]
 
 
 @pytest.fixture(scope="module")

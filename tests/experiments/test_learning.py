@@ -17,11 +17,7 @@ LC = config.LC(1e-2, 2.0, 2, 3)
 RECIPE = (config.Magnitude("fc1/kernel", 0.5), config.Codebook("fc2/kernel", 1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ import pytest
 
 from experiments import runs
 from experiments.placement import Placement, memory_of
-from tests.experiments.test_sweep import POINTS, ROOT, promotion, same_results, settings_of  # noqa: F401
+from tests.experiments.test_sweep import POINTS, ROOT, same_results, settings_of
+
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,7 @@ from tests.experiments.test_runs import DENSE
 KERNELS = "fc./kernel"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ from experiments import config, post_training, runs
 from jaxcompress.interpreters.integers import decode, encode
 from tests.experiments.test_runs import DENSE
 
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

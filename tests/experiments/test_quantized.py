@@ -3,19 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import config, quantized, runs
 from tests.experiments.test_runs import DENSE
 
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def test_agreement_by_hand():

@@ -9,12 +9,7 @@ import jaxcompress as jc
 from experiments import config, recipes
 from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked, dense
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def recipe(*techniques, seed=0, epoch_steps=10):

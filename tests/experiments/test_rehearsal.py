@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import pytest
 
 from experiments import config, plan, rehearsal, runs, tables
@@ -13,11 +12,7 @@ PRUNED = config.Stage("pruned", 3, recipe=(config.Magnitude("fc1/kernel", 0.5),)
 WRONG = config.Stage("wrong", 3, recipe=(config.SVD("fc9/kernel", 4),))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture

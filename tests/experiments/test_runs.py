@@ -34,12 +34,7 @@ from experiments.config import (
 from experiments.logging import wandb_log
 from jaxcompress.arrays import Masked, is_compressed
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

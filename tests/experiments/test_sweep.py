@@ -20,12 +20,7 @@ from experiments.config import MLP, SVD, Data, Experiment, Magnitude, Optimiser,
 from experiments.placement import Placement
 from experiments.verify import verify
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -281,7 +276,8 @@ def test_a_claim_is_held_by_one_at_a_time(tmp_path):
 
     other = threading.Thread(target=wait)
     other.start()
-    time.sleep(0.2)
+    while not said and other.is_alive():
+        time.sleep(0.01)
     order.append("first")
     first.release()
     other.join(10)

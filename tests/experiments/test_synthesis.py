@@ -23,11 +23,7 @@ DATA_FREE = config.Distill(NORMED, synthesis=INVERSION)
 METHODS = pytest.mark.parametrize("spec", [INVERSION, GENERATOR], ids=lambda spec: spec.method)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

@@ -39,11 +39,7 @@ KNOWLEDGE = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def batch(student_channels=4, teacher_channels=6):

@@ -12,12 +12,7 @@ from experiments.variables import joined, on_weights, split
 from jaxcompress.arrays import is_compressed
 from tests.traces import Counted
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 SPEC = config.MLP((8,))

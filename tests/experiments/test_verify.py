@@ -4,19 +4,13 @@ import json
 import shutil
 from dataclasses import replace
 
-import jax
 import pytest
 
 from experiments import config, runs
 from experiments.verify import verify
 from tests.experiments.test_runs import DENSE, NOISY, NORMED, PRUNED
 
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

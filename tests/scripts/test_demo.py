@@ -4,10 +4,13 @@ import sys
 
 import pytest
 
-from tests.scripts.test_reproduce import TABLE, main_of, promotion  # noqa: F401 (a fixture)
+from tests.scripts.test_reproduce import TABLE, main_of
 
 # TensorFlow's own, while it is imported and while it converts.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("promotion"),
+]
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@ import pytest
 
 from experiments import runs
 from tests.experiments.test_runs import DENSE
-from tests.scripts.test_reproduce import promotion, run  # noqa: F401 (fixtures)
 
 # TensorFlow's own, while it is imported and while it converts.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("promotion"),
+]
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_export_is_written_and_described(run, folder, tmp_path):  # noqa: F811
+def test_export_is_written_and_described(run, folder, tmp_path):
     code, text, messages = run("export_tflite", folder, "--out", tmp_path / "model.tflite")
     assert code == 0, messages
     assert (tmp_path / "model.tflite").stat().st_size > 0 and (tmp_path / "model.json").exists()
@@ -25,18 +27,18 @@ def test_export_is_written_and_described(run, folder, tmp_path):  # noqa: F811
         assert word in text
 
 
-def test_unfinished_run_ends_with_code_2(run, folder, tmp_path):  # noqa: F811
+def test_unfinished_run_ends_with_code_2(run, folder, tmp_path):
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     code, _, messages = run("export_tflite", tmp_path)
     assert code == 2 and "is not finished" in messages and "Traceback" not in messages
 
 
-def test_folder_that_is_no_run_ends_with_code_2(run, tmp_path):  # noqa: F811
+def test_folder_that_is_no_run_ends_with_code_2(run, tmp_path):
     code, _, messages = run("export_tflite", tmp_path / "none")
     assert code == 2 and "is not a run" in messages
 
 
-def test_integers_with_reals_outside_are_written_beside(run, folder):  # noqa: F811
+def test_integers_with_reals_outside_are_written_beside(run, folder):
     options = ("--format", "int8", "--io", "float32", "--examples", "50", "--ranges", "mse", "--rounding", "nearest")
     code, text, messages = run("export_tflite", folder, *options)
     assert code == 0, messages
@@ -46,11 +48,11 @@ def test_integers_with_reals_outside_are_written_beside(run, folder):  # noqa: F
 
 
 @pytest.mark.parametrize("option", [("--ranges", "widest"), ("--rounding", "up"), ("--examples", "0")])
-def test_a_calibration_that_is_not_there_ends_with_code_2(run, folder, option):  # noqa: F811
+def test_a_calibration_that_is_not_there_ends_with_code_2(run, folder, option):
     code, _, messages = run("export_tflite", folder, "--format", "int8", *option)
     assert code == 2 and option[1] in messages and "Traceback" not in messages
 
 
-def test_unknown_format_ends_with_code_2(run, folder):  # noqa: F811
+def test_unknown_format_ends_with_code_2(run, folder):
     code, _, messages = run("export_tflite", folder, "--format", "int3")
     assert code == 2 and "int3" in messages

@@ -1,7 +1,6 @@
 """`scripts/reproduce.py` as a user runs it."""
 
 import gzip
-import importlib.util
 import json
 import os
 import pathlib
@@ -9,7 +8,6 @@ import statistics
 import subprocess
 import sys
 
-import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -32,37 +30,7 @@ rows:
 """
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax promotes integers, in its schedules and in Adam."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def main_of(name):
-    """Loads a script under its own name and returns its main function."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a script in this process; returns exit code, output and messages."""
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            main_of(name)()
-        except SystemExit as end:
-            code = end.code or 0
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return call
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from tests.scripts.test_reproduce import promotion, run  # noqa: F401 (fixtures)
+pytestmark = pytest.mark.usefixtures("promotion")
 
 TABLE = """
 paper: a paper
@@ -32,7 +32,7 @@ def table(tmp_path):
     return path
 
 
-def test_a_sweep_leaves_runs_a_page_and_commands_that_find_them(run, table, tmp_path):  # noqa: F811
+def test_a_sweep_leaves_runs_a_page_and_commands_that_find_them(run, table, tmp_path):
     given = [table, "--out", tmp_path / "out", "--wandb", "disabled", "--width", 2]
     code, text, messages = run("sweep", *given, "--over", "sparsity=0.5,0.9", "--over", "seed=0:2")
     assert code == 0, messages
@@ -52,7 +52,7 @@ def test_a_sweep_leaves_runs_a_page_and_commands_that_find_them(run, table, tmp_
     assert alone["metrics"] == summary["points"][3]["metrics"]
 
 
-def test_shards_have_reports_of_their_own(run, table, tmp_path):  # noqa: F811
+def test_shards_have_reports_of_their_own(run, table, tmp_path):
     given = [table, "--out", tmp_path / "out", "--wandb", "disabled", "--over", "seed=0:3", "--width", 1]
     for part in ("0/2", "1/2"):
         assert run("sweep", *given, "--shard", part)[0] == 0
@@ -77,13 +77,13 @@ def test_shards_have_reports_of_their_own(run, table, tmp_path):  # noqa: F811
         (["--set", "experiments.*.stages.*.recipe.*.pattern=fc9/kernel"], "matches no parameter"),
     ],
 )
-def test_bad_input_ends_with_code_2_before_anything_is_written(run, table, tmp_path, arguments, message):  # noqa: F811
+def test_bad_input_ends_with_code_2_before_anything_is_written(run, table, tmp_path, arguments, message):
     code, _, messages = run("sweep", table, "--out", tmp_path / "out", "--wandb", "disabled", *arguments)
     assert code == 2 and message in messages and "Traceback" not in messages
     assert not (tmp_path / "out").exists()
 
 
-def test_the_experiment_has_to_be_named_where_there_are_two(run, table, tmp_path):  # noqa: F811
+def test_the_experiment_has_to_be_named_where_there_are_two(run, table, tmp_path):
     table.write_text(TABLE.replace("rows: []", "") + OTHER + "rows: []\n")
     code, _, messages = run("sweep", table, "--out", tmp_path, "--wandb", "disabled")
     assert code == 2 and "--experiment is missing" in messages and "one, other" in messages

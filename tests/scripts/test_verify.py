@@ -7,7 +7,8 @@ import pytest
 
 from experiments import runs
 from tests.experiments.test_runs import DENSE
-from tests.scripts.test_reproduce import promotion, run  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture
@@ -18,17 +19,17 @@ def folder(tmp_path_factory, tmp_path):
     return shutil.copytree(found, tmp_path / found.name)
 
 
-def test_fresh_run_ends_with_code_0(run, folder):  # noqa: F811
+def test_fresh_run_ends_with_code_0(run, folder):
     code, text, _ = run("verify", folder)
     assert code == 0 and "equal" in text and "DIFFERS" not in text
 
 
-def test_relative_folder_is_found(run, folder, monkeypatch):  # noqa: F811
+def test_relative_folder_is_found(run, folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert run("verify", ".")[0] == 0
 
 
-def test_changed_record_ends_with_code_1(run, folder):  # noqa: F811
+def test_changed_record_ends_with_code_1(run, folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps(metrics | {"logits_sha256": "0" * 64}))
     code, text, _ = run("verify", folder)
@@ -39,18 +40,18 @@ def test_changed_record_ends_with_code_1(run, folder):  # noqa: F811
     ("file", "message"),
     [("metrics.json", "is not finished"), ("config.yaml", "is not a run"), ("model.jcpk", "model.jcpk")],
 )
-def test_missing_file_ends_with_code_2(run, folder, file, message):  # noqa: F811
+def test_missing_file_ends_with_code_2(run, folder, file, message):
     (folder / file).unlink()
     code, _, messages = run("verify", folder)
     assert code == 2 and message in messages and "Traceback" not in messages
 
 
-def test_damaged_packed_file_is_named(run, folder):  # noqa: F811
+def test_damaged_packed_file_is_named(run, folder):
     (folder / "model.jcpk").write_bytes((folder / "model.jcpk").read_bytes()[:-1])
     code, _, messages = run("verify", folder)
     assert code in (1, 2) and "model.jcpk" in messages and "corrupted" in messages
 
 
-def test_folder_that_does_not_exist_ends_with_code_2(run, tmp_path):  # noqa: F811
+def test_folder_that_does_not_exist_ends_with_code_2(run, tmp_path):
     code, _, messages = run("verify", tmp_path / "none")
     assert code == 2 and "is not a run" in messages
