@@ -59,6 +59,5 @@ def gathered(tree: T) -> T:
 
 def single_process() -> ocp.options.MultiprocessingOptions:
     """Returns the options of a checkpoint that this process reads or writes alone; writing is for the first."""
-    return ocp.options.MultiprocessingOptions(
-        jax.process_index(), {jax.process_index()}, f"process-{jax.process_index()}"
-    )
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(index, {index}, f"process-{index}")

@@ -74,8 +74,9 @@ def main() -> None:
         if arguments.compile_for is not None:
             _compile(points, arguments)
             return
-        if arguments.distributed or arguments.coordinator is not None:
-            processes.join(arguments.coordinator, arguments.processes, arguments.process)
+        given = (arguments.coordinator, arguments.processes, arguments.process)
+        if arguments.distributed or given != (None, None, None):
+            processes.join(*given)
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         with cli.settings(*options) as settings:

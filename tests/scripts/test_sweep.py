@@ -72,6 +72,7 @@ def test_shards_have_reports_of_their_own(run, table, tmp_path):
         (["--shard", "2/2"], "--shard '2/2'"),
         (["--width", "0"], "0 points at a time"),
         (["--data-parallel", "3"], "cannot stand in rows of 3"),
+        (["--processes", "2", "--process", "0"], "coordinator=None, processes=2, process=0: give all three"),
         (["--compile-for", "v9:2x2"], "generations are v5e, v5p, v6e"),
         (["--compile-for", "v5e"], "is not of the form v5e:2x4"),
         (["--set", "experiments.*.stages.*.recipe.*.pattern=fc9/kernel"], "matches no parameter"),
