@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from tests.scripts.test_reproduce import TABLE, main_of
+from tests.scripts.conftest import main_of
+from tests.scripts.test_reproduce import TABLE
 
 # TensorFlow's own, while it is imported and while it converts.
 pytestmark = [
