@@ -34,7 +34,8 @@ def model(spec: config.Model, classes: int) -> nn.Module:
             kind = (spec.activation, spec.center, spec.pad, spec.input_dropout)
             return models.MLP(spec.hidden, classes, spec.dropout, spec.norm, spec.initial, *given, *kind)
         case config.LeNet5():
-            return models.LeNet5(classes, spec.dropout, spec.relu, spec.pixels.mean, spec.pixels.std)
+            widths = (spec.filters, spec.hidden)
+            return models.LeNet5(classes, spec.dropout, spec.relu, spec.pixels.mean, spec.pixels.std, *widths)
         case config.LeNet5BN():
             return models.LeNet5BN(classes)
         case config.ResNet8():

@@ -56,11 +56,20 @@ class MLP:
 
 @dataclass(frozen=True)
 class LeNet5:
-    """LeNet-5 as in Caffe; with `relu` a ReLU follows the convolutions too, which in Caffe are linear."""
+    """LeNet-5 as in Caffe; with `relu` a ReLU follows the convolutions too, which in Caffe are linear.
+
+    Other numbers of `filters` and `hidden` units make it wider or narrower.
+    """
 
     dropout: float = 0.0
     relu: bool = False
     pixels: Pixels = Pixels()
+    filters: tuple[int, int] = (20, 50)
+    hidden: int = 500
+
+    def __post_init__(self) -> None:
+        if min(*self.filters, self.hidden) < 1:
+            raise ValueError(f"LeNet-5: filters={list(self.filters)}, hidden={self.hidden}; there is at least one of each")
 
 
 @dataclass(frozen=True)

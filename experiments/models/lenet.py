@@ -56,7 +56,8 @@ class MLP(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 as Caffe has it: 20 and 50 filters of 5x5, max pooling after each, 500 units; ReLU after ``fc1`` only.
 
-    With `relu` it follows the convolutions as well. Inputs are standardized by `mean` and `std`.
+    With `relu` it follows the convolutions as well. Inputs are standardized by `mean` and `std`. Other numbers of
+    `filters` and `hidden` units make it wider or narrower.
     """
 
     classes: int = 10
@@ -64,16 +65,18 @@ class LeNet5(nn.Module):
     relu: bool = False
     mean: float = 0.0
     std: float = 1.0
+    filters: tuple[int, int] = (20, 50)
+    hidden: int = 500
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images (batch, height, width, channels) to logits (batch, classes)."""
         _check_size(x)
         x = standardized(x, self.mean, self.std)
-        for name, filters in (("conv1", 20), ("conv2", 50)):
+        for name, filters in zip(("conv1", "conv2"), self.filters, strict=True):
             x = nn.Conv(filters, (5, 5), padding="VALID", name=name)(x)
             x = nn.max_pool(nn.relu(x) if self.relu else x, (2, 2), strides=(2, 2))
-        x = nn.relu(nn.Dense(500, name="fc1")(x.reshape(x.shape[0], -1)))
+        x = nn.relu(nn.Dense(self.hidden, name="fc1")(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, name="fc2")(x)
 
