@@ -25,7 +25,8 @@ class Effort:
     Decompositions of `matrices` and of the convolution kernel `kernel`, of a `rank`, take turns `decompositions` times.
     `calls` is how many of the shortest steps, those of LeNet-300-100, make one measurement. A TFLite file runs in
     `interpreters` fresh processes, `invokes` times in each. A memory of contrastive distillation holds so many
-    `examples`, of which every example of a batch has so many `negatives`.
+    `examples`, of which every example of a batch has so many `negatives`. A sweep has so many `sparsities` and `seeds`,
+    and epochs of so many `steps`; its command trains the experiment of the config `swept`.
     """
 
     rounds: int = 15
@@ -41,6 +42,10 @@ class Effort:
     decompositions: int = 5
     examples: int = 50_000
     negatives: int = 4096
+    sparsities: int = 8
+    seeds: int = 4
+    steps: int = 100
+    swept: str = "paper_configs/sparsity/lenet_300_100.yaml"
 
 
 QUICK = Effort(
@@ -57,6 +62,10 @@ QUICK = Effort(
     decompositions=1,
     examples=200,
     negatives=4,
+    sparsities=2,
+    seeds=1,
+    steps=3,
+    swept="paper_configs/sparsity/digits.yaml",
 )
 
 

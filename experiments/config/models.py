@@ -69,7 +69,9 @@ class LeNet5:
 
     def __post_init__(self) -> None:
         if min(*self.filters, self.hidden) < 1:
-            raise ValueError(f"LeNet-5: filters={list(self.filters)}, hidden={self.hidden}; there is at least one of each")
+            raise ValueError(
+                f"LeNet-5: filters={list(self.filters)}, hidden={self.hidden}; there is at least one of each"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     pruned,
     quantized,
     steps,
+    swept,
     timing,
 )
 from jaxcompress.export import writer
@@ -250,3 +251,19 @@ def test_distill_has_every_row_and_the_bytes_of_the_memory(monkeypatch, tmp_path
     assert max(rows.values()) < 1e-4  # a teacher's logits are the same, stored or heard
     assert found["notes"] == [f"CRD's memory of 200 examples, 128 features: {2 * 200 * 128 * 4 + 8:,} bytes"]
     assert "epochs of 2 batches of 10" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("promotion")
+def test_sweep_has_every_row_and_every_way_the_same_result(monkeypatch, tmp_path):
+    found = run(monkeypatch, tmp_path, "sweep")
+    rows = {(row["variant"], row["against"]): row["difference"] for row in found["rows"]}
+    programs = [swept.EPOCHS, "one program, 1 at a time", "one program, 2 at a time"]
+    assert rows.keys() == {*((way, swept.STEPS) for way in programs), (swept.COMMAND, swept.COMMANDS)}
+    # The losses of an epoch, and the errors on a test set.
+    assert max(rows.values()) < 1e-5
+
+
+def test_a_command_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="paper_configs/sparsity/digits.yaml: error: .*sparsty"):
+        swept._seconds("paper_configs/sparsity/digits.yaml", {"sparsty": 0.5}, tmp_path)
