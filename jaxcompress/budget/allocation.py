@@ -66,9 +66,10 @@ def allocate_within(
         return []
     one_of_each = np.repeat(np.eye(len(counts)), counts, axis=1)
     # In units of the budgets and of the largest damage: the tolerances of the solver are absolute.
+    units = [float(max(abs(budget), 1)) for budget in budgets]
     limits = [
-        (np.concatenate(table), float(max(abs(budget), 1)), budget)
-        for table, budget in zip(costs, budgets, strict=True)
+        LinearConstraint(np.concatenate(table) / unit, -np.inf, budget / unit)
+        for table, unit, budget in zip(costs, units, budgets, strict=True)
     ]
     harm = np.concatenate([damage for _, damage in items])
     found = milp(
