@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 import jaxcompress as jc
-from experiments import build, config, factorization, learning, recipes, removal, scoring, teaching, train
+from experiments import budgets, build, config, learning, recipes, removal, scoring, teaching, train
 from experiments.activations import with_ranges
 from experiments.augmentation import Views, augmented
 from experiments.data import Dataset, drawn, drawn_rows
@@ -240,8 +240,8 @@ def _begun(experiment: config.Experiment, data: Dataset, setting: recipes.Settin
     def scores(technique: config.Connections, weights: Any) -> jc.prune.scores.Scores:
         return scoring.scores(technique, experiment, data, weights | statistics)
 
-    def within(technique: config.Budget, weights: Any) -> Any:
-        return factorization.within(technique, experiment, data, weights, statistics)
+    def within(technique: config.Budget | config.Joint, weights: Any) -> Any:
+        return budgets.within(technique, experiment, data, weights, statistics)
 
     recipe = recipes.recipe(stage, setting._replace(score=scores, within=within))
     if rewound is None:

@@ -20,7 +20,7 @@ class Setting(NamedTuple):
     """Holds what transforms are made of besides their technique; epochs become steps by `epoch_steps`.
 
     ``score(technique, params)`` ranks connections, when they are pruned by `init`; ``loss(params, examples)`` is what
-    RigL grows by; ``within(technique, params)`` factorizes within a budget; `strength` is that of the LC algorithm,
+    RigL grows by; ``within(technique, params)`` compresses within a budget; `strength` is that of the LC algorithm,
     which learned ranks are weighed with.
     """
 
@@ -28,7 +28,7 @@ class Setting(NamedTuple):
     seed: int = 0
     score: Callable[[config.Connections, Params], jc.prune.scores.Scores] | None = None
     loss: Callable[[Params, Any], Array] | None = None
-    within: Callable[[config.Budget, Params], Params] | None = None
+    within: Callable[[config.Budget | config.Joint, Params], Params] | None = None
     strength: float = 0.0
 
     def steps(self, epochs: float) -> Any:
@@ -127,7 +127,7 @@ def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Trans
             return jc.factorize.tensor_train(spec.pattern, spec.inputs, spec.outputs, spec.rank)
         case config.Kronecker():
             return jc.factorize.kronecker(spec.pattern, spec.left, spec.rank)
-        case config.Budget():
+        case config.Budget() | config.Joint():
             return _budget(spec, setting)
         case config.Additive():
             return jc.additive(spec.pattern, *(_transform(part, setting) for part in (spec.first, spec.second)))
@@ -153,10 +153,10 @@ def _rank(spec: config.SVD | config.Tucker2) -> int | jc.factorize.Rule | None:
     return jc.factorize.vbmf() if spec.vbmf else spec.rank
 
 
-def _budget(spec: config.Budget, setting: Setting) -> jc.Transform:
+def _budget(spec: config.Budget | config.Joint, setting: Setting) -> jc.Transform:
     def init(params: Params) -> Params:
         if setting.within is None:
-            raise ValueError(f"the budget for {spec.pattern!r} needs a model, which counts its multiply-adds")
+            raise ValueError(f"the budget for {spec.pattern!r} needs a model, whose cost is counted")
         return setting.within(spec, params)
 
     return jc.Transform((f"budget[{spec.pattern}]",), init, identity_update)

@@ -41,6 +41,7 @@ from experiments.config.factorization import Budget as Budget
 from experiments.config.factorization import Kronecker as Kronecker
 from experiments.config.factorization import TensorTrain as TensorTrain
 from experiments.config.factorization import Tucker2 as Tucker2
+from experiments.config.joint import Joint as Joint
 from experiments.config.models import MLP as MLP
 from experiments.config.models import Data as Data
 from experiments.config.models import LeNet5 as LeNet5

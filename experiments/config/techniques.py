@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from experiments.config.factorization import CP, SVD, Budget, Kronecker, TensorTrain, Tucker2
+from experiments.config.joint import Joint
 from experiments.config.pruning import ACDC, NM, Connections, Dynamic, Magnitude, Movement, Threshold
 from experiments.config.quantization import LSQ, Binary, Codebook, DoReFa, Float8, Ternary, Weights
 
@@ -22,4 +23,4 @@ class Additive:
     second: Single
 
 
-Technique = Union[Single, Additive]  # noqa: UP007
+Technique = Union[Single, Joint, Additive]  # noqa: UP007

@@ -7,7 +7,9 @@ from jaxcompress.budget.joint import forms as forms
 from jaxcompress.budget.joint import grid as grid
 from jaxcompress.budget.joint import packed_bytes as packed_bytes
 from jaxcompress.budget.joint import recipe as recipe
+from jaxcompress.budget.levels import Cost as Cost
 from jaxcompress.budget.levels import Damages as Damages
+from jaxcompress.budget.levels import Key as Key
 from jaxcompress.budget.levels import Leaves as Leaves
 from jaxcompress.budget.levels import leaf_errors as leaf_errors
 from jaxcompress.budget.levels import leaf_losses as leaf_losses
