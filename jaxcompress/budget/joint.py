@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -53,14 +54,23 @@ def recipe(
 
     Raises ValueError for another order, and as the transforms do for a level that is out of range.
     """
-    if sorted(order) != sorted(ORDER) or order[0] != "rank":
-        raise ValueError(f"order {list(order)} is not 'rank' and, after it, 'sparsity' and 'bits' in either order")
+    _check(order)
     return chain(
-        *(step for path, level in levels.items() if level is not None for step in _steps(path, level, order, split))
+        *(
+            transform
+            for path, level in levels.items()
+            if level is not None
+            for transform in _steps(path, level, order, split).values()
+        )
     )
 
 
-def _steps(path: str, level: Level, order: Sequence[Step], split: Split) -> list[Transform]:
+def _check(order: Sequence[Step]) -> None:
+    if sorted(order) != sorted(ORDER) or order[0] != "rank":
+        raise ValueError(f"order {list(order)} is not 'rank' and, after it, 'sparsity' and 'bits' in either order")
+
+
+def _steps(path: str, level: Level, order: Sequence[Step], split: Split) -> dict[Step, Transform]:
     kernel = re.escape(path)
     parts = kernel if level.rank is None else f"{kernel}/.*"
     made: dict[Step, Transform] = {}
@@ -70,7 +80,7 @@ def _steps(path: str, level: Level, order: Sequence[Step], split: Split) -> list
         made["sparsity"] = magnitude(parts, level.sparsity)._replace(update=identity_update)
     if level.bits is not None:
         made["bits"] = weights(parts, level.bits)
-    return [made[step] for step in order if step in made]
+    return {step: made[step] for step in order if step in made}
 
 
 def _factored(pattern: str, share: float, split: Split) -> Transform:
@@ -93,13 +103,21 @@ def forms(
     split: Split = "channel",
 ) -> Leaves[Level]:
     """Brings each kernel that a pattern matches to every level, by path and level; raises as `recipe` does."""
+    _check(order)
 
-    def form(path: str, kernel: Any, level: Level) -> Any:
-        return recipe({path: level}, order=order, split=split).init({path: kernel})[path]
+    def of(path: str, kernel: Any) -> dict[Level, Any]:
+        @cache
+        def form(level: Level) -> Any:
+            steps = _steps(path, level, order, split)
+            if not steps:
+                return kernel
+            last, transform = list(steps.items())[-1]
+            before = form(level._replace(**{last: Level()._asdict()[last]}))
+            return transform.init({path: before})[path]
 
-    return {
-        path: {level: form(path, kernel, level) for level in levels} for path, kernel in select(params, pattern).items()
-    }
+        return {level: form(level) for level in levels}
+
+    return {path: of(path, kernel) for path, kernel in select(params, pattern).items()}
 
 
 def packed_bytes(params: Params) -> int:
