@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -117,7 +118,7 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
             begin(this, experiment, data)
             with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
                 try:
-                    finish(this, *measured(log), log)
+                    finish(this, *measured(log), log, settings)
                 except train.Diverged as ended:
                     diverge(this, ended)
                     raise
@@ -146,8 +147,13 @@ def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) 
     _write_json(path, earlier | environment() | {"data_sha256": fingerprint(data)} | made)
 
 
-def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: Log) -> None:
-    """Writes the metrics of a run, by which it is finished, and logs them with its files."""
+def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: Log, settings: Settings) -> None:
+    """Writes the metrics of a run, by which it is finished, and logs them with its files.
+
+    What an earlier stage promised and this one broke is said.
+    """
+    for line in metrics.get("broken", ()):
+        settings.say(f"{this.folder.name}: {line}")
     _write_json(this.folder / "metrics.json", metrics)
     shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
     log.finish(this.metrics, files)
@@ -267,7 +273,17 @@ def measure(
     sha = {"params_sha256": digest(params), "logits_sha256": hashlib.sha256(outputs.tobytes()).hexdigest()}
     active = {"activity": evaluate.activity(logits, restored, data.test.images)}
     files = [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
-    return found._asdict() | sizes | active | sha, files
+    broken = {"broken": _broken(this, experiment, params)}
+    return found._asdict() | sizes | active | broken | sha, files
+
+
+def _broken(this: Run, experiment: config.Experiment, params: Any) -> list[str]:
+    """Says what the leaves declared that the last stage began with and that holds no longer."""
+    *earlier, _ = experiment.stages
+    if not earlier:
+        return []
+    given = locate(replace(experiment, stages=tuple(earlier)), this.folder.parent).params()
+    return jc.invariants.broken(given, params)
 
 
 @lru_cache(maxsize=2)

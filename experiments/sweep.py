@@ -222,4 +222,5 @@ def _finish(point: Begun, data: Dataset, params: Any, settings: Settings) -> Non
     with wandb_log(settings.wandb, point.run.folder, point.run.folder.name, plain) as log:
         for row in read_rows(point.run.folder / "metrics.jsonl"):
             log.row(row)
-        runs.finish(point.run, *runs.measure(point.run, point.experiment, data, jax.tree.map(np.asarray, params)), log)
+        measured = runs.measure(point.run, point.experiment, data, jax.tree.map(np.asarray, params))
+        runs.finish(point.run, *measured, log, settings)

@@ -6,6 +6,7 @@ from jaxcompress import budget as budget
 from jaxcompress import distill as distill
 from jaxcompress import export as export
 from jaxcompress import factorize as factorize
+from jaxcompress import invariants as invariants
 from jaxcompress import lc as lc
 from jaxcompress import prune as prune
 from jaxcompress import quantize as quantize

@@ -18,6 +18,7 @@ ORDER = [
         "paths",
         "schedules",
         "transform",
+        "invariants",
         "additive",
         "lc",
         "statistics",

@@ -101,6 +101,26 @@ def test_ranks_that_say_nothing_or_two_things_are_refused(make, message):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bytes": 0}, "bytes=0, examples=1000 of the joint budget for 'w' must be at least 1"),
+        ({"examples": 0}, "examples=0 of the joint budget"),
+        ({"macs": 1.5}, "macs=1.5 of the joint budget for 'w' is not a fraction"),
+        ({"bits": ()}, "there are no ranks, sparsities or bits of the joint budget for 'w'"),
+        (
+            {"ranks": (0.5, 1.0)},
+            r"ranks=\[0.5, 1.0\], sparsities=\[\] of the joint budget for 'w' are not all fractions",
+        ),
+        ({"sparsities": (-0.5,)}, r"sparsities=\[-0.5\] of the joint budget"),
+        ({"bits": (1, 4)}, r"bits=\[1, 4\] of the joint budget for 'w' are not all from 2 to 8"),
+    ],
+)
+def test_joint_budgets_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config.Joint(**({"pattern": "w", "bytes": 100, "bits": (4,)} | changes))
+
+
+@pytest.mark.parametrize(
     "technique, kind",
     [
         (config.Dynamic("fc1/kernel", 0.5, 2, "set", every=3), "Masked"),

@@ -19,6 +19,7 @@ import jaxcompress as jc
 from experiments import build, config, data, evaluate, plan, runs
 from experiments.config import (
     MLP,
+    SVD,
     Binary,
     Codebook,
     Data,
@@ -357,3 +358,15 @@ def test_digest_sees_every_bit():
     params = {"a": jax.numpy.ones(3), "b": jax.numpy.zeros(2)}
     assert runs.digest(params) == runs.digest(jax.tree.map(lambda x: x + 0, params))
     assert runs.digest(params) != runs.digest({**params, "b": -params["b"]})
+
+
+def test_what_a_stage_breaks_of_an_earlier_one_is_said(shared):
+    said = []
+    settings = shared._replace(say=said.append)
+    rounded = replace(PRUNED, stages=(*PRUNED.stages, Stage("rounded", 1, 50, SGD, (Weights("fc./kernel", 4),))))
+    assert runs.run(rounded, settings).metrics["broken"] == [] == said
+    factors = Stage("factors", 0, recipe=(SVD("fc1/kernel", 4),))
+    masked = Stage("masked", 1, 50, SGD, (Magnitude("fc1/kernel", 0.5),))  # around the product, not in its factors
+    run = runs.run(replace(DENSE, stages=(*DENSE.stages, factors, masked)), settings)
+    assert run.metrics["broken"] == ["fc1/kernel: a rank of 4 at most, before; no longer"]
+    assert said == [f"{run.folder.name}: fc1/kernel: a rank of 4 at most, before; no longer"]

@@ -27,6 +27,7 @@ from experiments.config import (
     Dynamic,
     Experiment,
     Float8,
+    Joint,
     Kronecker,
     LeNet5,
     LeNet5BN,
@@ -118,7 +119,7 @@ TABLE = Table(
         ),
         "factorized": Experiment(
             Data(),
-            LeNet5(),
+            LeNet5(filters=(4, 6), hidden=20),
             (
                 Stage("by rank", 1, recipe=(CP("conv1/kernel", 4), Tucker2("conv2/kernel", energy=0.5))),
                 Stage(
@@ -129,6 +130,9 @@ TABLE = Table(
                         Kronecker("fc2/kernel", (20, 2), 2),
                         SVD("conv3/kernel", vbmf=True, split="spatial"),
                         Budget("conv4/kernel", "cp", 0.5, "loss", "greedy", 10),
+                        Joint(
+                            "fc4/kernel", 900, (0.5,), (0.5, 0.9), (2, 4), 0.5, "bits-sparsity", "spatial", "error", 10
+                        ),
                     ),
                 ),
             ),
