@@ -26,7 +26,7 @@ from jaxcompress.budget import (
 )
 from jaxcompress.export import packed
 from jaxcompress.factorize import multiply_adds
-from jaxcompress.paths import Params, replaced, select
+from jaxcompress.paths import Params, flatten, replaced, select
 
 _PERCENT = range(10, 100, 10)  # of the largest rank that could pay, or for tucker2 of the channels
 
@@ -74,11 +74,18 @@ def _packed_within(
     also: Sequence[tuple[Cost, int]],
 ) -> Params:
     """Chooses levels so that the file, its header with it, has the bytes allowed."""
+    # Leaves are coded once, not in every choice that they are tried in.
+    of_all = [*flatten(weights).values(), *(leaf for of in leaves.values() for leaf in of.values())]
+    sizes = {id(leaf): packed_bytes(leaf) for leaf in of_all}
+
+    def cost(params: Params) -> int:
+        return sum(sizes[id(leaf)] for leaf in flatten(params).values())
+
     fixed = packed_bytes(statistics)
-    header = len(packed.to_bytes(weights | statistics)) - packed_bytes(weights) - fixed
+    header = len(packed.to_bytes(weights | statistics)) - cost(weights) - fixed
     while True:
         allowed = budget - fixed - header
-        made = _made(weights, leaves, levels_within(weights, leaves, damages, packed_bytes, allowed, also=also))
+        made = _made(weights, leaves, levels_within(weights, leaves, damages, cost, allowed, also=also))
         over = len(packed.to_bytes(made | statistics)) - budget
         if over <= 0:
             return made
