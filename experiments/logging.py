@@ -70,8 +70,10 @@ class _Wandb:
 
 
 @contextlib.contextmanager
-def wandb_log(mode: WandbMode, folder: pathlib.Path, name: str, config: dict[str, Any]) -> Iterator[Log]:
-    """Opens a Weights & Biases view of the run in `folder`.
+def wandb_log(
+    mode: WandbMode, folder: pathlib.Path, name: str, config: dict[str, Any], group: str | None = None
+) -> Iterator[Log]:
+    """Opens a Weights & Biases view of the run in `folder`, one of a `group` if it is made by a sweep.
 
     ``auto`` is what WANDB_MODE says, else online for a user who is logged in, else offline: a result never needs an
     account, and offline runs can be sent later by ``wandb sync``.
@@ -83,9 +85,8 @@ def wandb_log(mode: WandbMode, folder: pathlib.Path, name: str, config: dict[str
     import wandb
 
     settings = wandb.Settings(silent=True, console="off")
-    with wandb.init(
-        project="jaxcompress", id=folder.name, name=name, dir=folder, mode=chosen, config=config, settings=settings
-    ) as run:
+    named: dict[str, Any] = {"id": folder.name, "name": name, "group": group}
+    with wandb.init(project="jaxcompress", dir=folder, mode=chosen, config=config, settings=settings, **named) as run:
         yield _Wandb(run)
 
 

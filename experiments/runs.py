@@ -39,7 +39,8 @@ class Settings(NamedTuple):
     """Says where runs live and how they report; none of it changes a result.
 
     `progress(done, total, text)` is called after every epoch, and ``say(text)`` is told what else a user may want to
-    know. A checkpoint is written when `checkpoint_seconds` have passed since the last one.
+    know. A checkpoint is written when `checkpoint_seconds` have passed since the last one. In Weights & Biases runs
+    stand in a `group` if there is one.
     """
 
     root: pathlib.Path
@@ -48,6 +49,7 @@ class Settings(NamedTuple):
     checkpoint_seconds: float = 20.0
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     say: Callable[[str], None] = lambda text: None
+    group: str | None = None
 
 
 class Run(NamedTuple):
@@ -116,7 +118,8 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
     with claimed(this.folder, settings.say):
         if not this.finished:
             begin(this, experiment, data)
-            with wandb_log(settings.wandb, this.folder, this.folder.name, config.to_plain(experiment)) as log:
+            plain = config.to_plain(experiment)
+            with wandb_log(settings.wandb, this.folder, this.folder.name, plain, settings.group) as log:
                 try:
                     finish(this, *measured(log), log, settings)
                 except train.Diverged as ended:

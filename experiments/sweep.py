@@ -219,7 +219,7 @@ def _say_of(run: Run, ended: train.Diverged, settings: Settings) -> None:
 
 def _finish(point: Begun, data: Dataset, params: Any, settings: Settings) -> None:
     plain = config.to_plain(point.experiment)
-    with wandb_log(settings.wandb, point.run.folder, point.run.folder.name, plain) as log:
+    with wandb_log(settings.wandb, point.run.folder, point.run.folder.name, plain, settings.group) as log:
         for row in read_rows(point.run.folder / "metrics.jsonl"):
             log.row(row)
         measured = runs.measure(point.run, point.experiment, data, jax.tree.map(np.asarray, params))

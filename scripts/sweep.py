@@ -17,7 +17,7 @@ from experiments import ahead, cli, config, grid, outcomes, processes, sweep, sw
 from experiments.config import Format
 from experiments.logging import WandbMode, wandb_table
 from experiments.placement import Placement
-from experiments.runs import Run, Settings
+from experiments.runs import Run, Settings, locate
 from jaxcompress.paths import did_you_mean
 
 
@@ -79,13 +79,16 @@ def main() -> None:
             processes.join(*given)
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
+        title = _named(name, arguments, points)
         with cli.settings(*options) as settings:
-            runs = sweep.sweep([point.experiment for point in points], settings, placement)
+            runs = sweep.sweep([point.experiment for point in points], settings._replace(group=title), placement)
         if processes.first():
-            _report(name, axes, points, runs, arguments)
+            _report(name, title, axes, points, runs, arguments)
 
 
-def _report(name: str, axes: list[grid.Axis], points: list[grid.Point], runs: list[Run], arguments: Arguments) -> None:
+def _report(
+    name: str, title: str, axes: list[grid.Axis], points: list[grid.Point], runs: list[Run], arguments: Arguments
+) -> None:
     """Measures TFLite files if asked to; writes the report of a sweep and shows it as a table."""
     shared = _alone(arguments)
     found = [
@@ -93,7 +96,7 @@ def _report(name: str, axes: list[grid.Axis], points: list[grid.Point], runs: li
         for point, run in zip(points, runs, strict=True)
     ]
     told = shlex.join(["python", "scripts/sweep.py", *sys.argv[1:]])
-    folder = arguments.out / "sweeps" / _named(name, arguments, [run.folder.name for run in runs])
+    folder = arguments.out / "sweeps" / title
     written = sweep_report.write(folder, arguments.out / "runs", f"{name}: {_title(axes)}", told, axes, found)
     rows = [[*map(str, each.values.values()), *_shown(each)] for each in found]
     columns = [*(axis.key for axis in axes), *SHOWN, "state"]
@@ -151,8 +154,9 @@ def _title(axes: list[grid.Axis]) -> str:
     return "the sweep over " + " and ".join(axis.key for axis in axes) if axes else "one point"
 
 
-def _named(name: str, arguments: Arguments, runs: list[str]) -> str:
-    """Names the folder of a report after what is swept, over which keys, and by the hash of its points."""
+def _named(name: str, arguments: Arguments, points: list[grid.Point]) -> str:
+    """Names a sweep, its report and its group after what is swept, over which keys, and by the hash of its points."""
+    runs = [locate(point.experiment, arguments.out).folder.name for point in points]
     keys = (axis.partition("=")[0].replace("*", "all") for axis in arguments.over)
     of_points = hashlib.sha256(" ".join(runs).encode()).hexdigest()[:8]
     return "-".join([arguments.config.parent.name, *name.split(), *keys, of_points])

@@ -53,7 +53,7 @@ OFFLINE = """
     from experiments.report import confusion_matrix
     folder = pathlib.Path(sys.argv[1])
     confusion_matrix([[1, 0], [0, 1]], folder / "confusion.png")
-    with wandb_log("auto", folder, "a run", {"seed": 0}) as log:
+    with wandb_log("auto", folder, "a run", {"seed": 0}, "runs of a sweep") as log:
         log.row({"epoch": 1, "loss": 0.5, "validation_error": None, "sha256": "ab"})
         log.row({"epoch": 2, "loss": 0.25, "validation_error": 3.0, "sha256": "cd"})
         log.finish({"error": 1.0, "confusion": [[1]]}, [folder / "confusion.png"])
@@ -76,7 +76,7 @@ def test_offline_run_is_written_without_network_or_account(variable, tmp_path):
     assert done.returncode == 0 and "done" in done.stdout, done.stderr
     (written,) = (folder / "wandb").glob("offline-run-*")
     (log,) = written.glob("*.wandb")
-    assert log.name == "run-run-1.wandb" and log.stat().st_size > 0
+    assert log.name == "run-run-1.wandb" and b"runs of a sweep" in log.read_bytes()
     assert "Traceback" not in done.stderr
 
 

@@ -241,10 +241,10 @@ def test_a_log_is_open_for_one_run_at_a_time(tmp_path, monkeypatch):
     opened = []
 
     @contextlib.contextmanager
-    def alone(mode, folder, name, config):
+    def alone(mode, folder, name, config, group):
         assert not opened, f"the log of {opened} is open"
         opened.append(name)
-        with wandb_log("disabled", folder, name, config) as log:
+        with wandb_log("disabled", folder, name, config, group) as log:
             yield log
         opened.remove(name)
 
