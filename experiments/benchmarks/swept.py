@@ -48,7 +48,7 @@ def _programs(axes: Sequence[grid.Axis], effort: Effort) -> list[Row]:
     times = race(ways, effort.rounds)
     losses = {way: np.asarray(jnp.stack(list(call()))) for way, call in ways.items()}
     title = f"LeNet-300-100, {len(points)} points, {effort.steps} steps of each"
-    apart = {way: float(np.max(np.abs(found[: len(points)] - losses[EPOCHS]))) for way, found in losses.items()}
+    apart = {way: float(np.max(np.abs(found[: len(points)] - losses[STEPS]))) for way, found in losses.items()}
     return [row(title, times, way, STEPS, apart[way]) for way in ways if way != STEPS]
 
 
