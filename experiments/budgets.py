@@ -17,6 +17,7 @@ from jaxcompress.budget import (
     Damages,
     Key,
     Leaves,
+    Step,
     forms,
     grid,
     leaf_errors,
@@ -28,6 +29,10 @@ from jaxcompress.export import packed
 from jaxcompress.factorize import multiply_adds
 from jaxcompress.paths import Params, flatten, replaced, select
 
+_ORDERS: Mapping[str, Sequence[Step]] = {
+    "sparsity-bits": ("rank", "sparsity", "bits"),
+    "bits-sparsity": ("rank", "bits", "sparsity"),
+}
 _PERCENT = range(10, 100, 10)  # of the largest rank that could pay, or for tucker2 of the channels
 
 
@@ -50,9 +55,8 @@ def within(
         leaves = _factors(spec, weights, build.seed_key(experiment.seed, f"budget {spec.pattern}"))
         damages, allowed = _damages(weights, leaves, loss), int(spec.macs * cost(weights))
         return _made(weights, leaves, levels_within(weights, leaves, damages, cost, allowed, search=spec.search))
-    prune_or_round: tuple[Any, Any] = ("sparsity", "bits") if spec.order == "sparsity-bits" else ("bits", "sparsity")
     levels = grid(spec.ranks, spec.sparsities, spec.bits)
-    forms_of = forms(weights, spec.pattern, levels, order=("rank", *prune_or_round), split=spec.split)
+    forms_of = forms(weights, spec.pattern, levels, order=_ORDERS[spec.order], split=spec.split)
     also = [] if spec.macs is None else [(cost, int(spec.macs * cost(weights)))]
     return _packed_within(spec.bytes, weights, statistics, forms_of, _damages(weights, forms_of, loss), also)
 

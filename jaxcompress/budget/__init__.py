@@ -3,6 +3,7 @@
 from jaxcompress.budget.allocation import allocate as allocate
 from jaxcompress.budget.allocation import allocate_within as allocate_within
 from jaxcompress.budget.joint import Level as Level
+from jaxcompress.budget.joint import Step as Step
 from jaxcompress.budget.joint import forms as forms
 from jaxcompress.budget.joint import grid as grid
 from jaxcompress.budget.joint import packed_bytes as packed_bytes

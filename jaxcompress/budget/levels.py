@@ -13,6 +13,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 Leaves = Mapping[str, Mapping[Key, Any]]  # a compressed leaf for every path and level, such as every rank
 Damages = Mapping[str, Mapping[Key, float]]
+Cost = Callable[[Params], int]
 
 
 def leaf_errors(params: Params, leaves: Leaves[Key]) -> dict[str, dict[Key, float]]:
@@ -36,9 +37,6 @@ def leaf_losses(params: Params, leaves: Leaves[Key], loss: Callable[[Params], An
         path: {level: float(loss(replaced(params, {path: dense(leaf)}))) - before for level, leaf in of.items()}
         for path, of in leaves.items()
     }
-
-
-Cost = Callable[[Params], int]
 
 
 def levels_within(

@@ -221,3 +221,9 @@ def test_inputs_are_dropped_in_training_alone():
     )
     with pytest.raises(ValueError, match="it has dropout or batch normalization"):
         build.trainer(spec, 10, config.Activations(".*", 4))
+
+
+@pytest.mark.parametrize("widths", [{"filters": (0, 50)}, {"filters": (20, -1)}, {"hidden": 0}])
+def test_a_lenet_without_filters_or_units_is_refused(widths):
+    with pytest.raises(ValueError, match="LeNet-5: filters=.*, hidden=.*; there is at least one of each"):
+        config.LeNet5(**widths)
