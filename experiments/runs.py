@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
@@ -30,6 +29,7 @@ from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
 from experiments.plan import Made, Plan, given, rewound
 from experiments.processes import first, wait_until
 from experiments.teachers import taught, transferred
+from experiments.variables import digest
 from jaxcompress.export.files import write_whole
 
 Best = tuple[Any, np.float32]  # parameters and their validation error, in float32 as a checkpoint keeps it
@@ -272,6 +272,8 @@ def measure(
         "dense_parameters": account.parameters,
         "macs": account.macs,
         "dense_macs": account.dense_macs,
+        "memory": account.memory,
+        "dense_memory": account.dense_memory,
     }
     sha = {"params_sha256": digest(params), "logits_sha256": hashlib.sha256(outputs.tobytes()).hexdigest()}
     active = {"activity": evaluate.activity(logits, restored, data.test.images)}
@@ -293,14 +295,6 @@ def _broken(this: Run, experiment: config.Experiment, params: Any) -> list[str]:
 def dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
     """Loads the data of an experiment, once."""
     return load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit, labels=data.labels)
-
-
-def digest(params: Any) -> str:
-    """Returns the SHA-256 over the bits of all arrays of a tree."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        total.update(np.asarray(leaf).tobytes())
-    return total.hexdigest()
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:

@@ -35,6 +35,7 @@ METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "parameters": lambda m: m["parameters"],
     "parameter rate": lambda m: m["dense_parameters"] / m["parameters"],
     "macs": lambda m: m["macs"],
+    "memory": lambda m: m["memory"],
     "differ": lambda m: m["differ"],
     "weights": lambda m: m["dense_parameters"],
     "weights %": lambda m: 100 * m["parameters"] / m["dense_parameters"],

@@ -1,10 +1,12 @@
 """The variables of a Linen model as the one tree of a run: its weights and, beside them, its running statistics."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcompress.arrays import Sliced, is_compressed, sliced
 from jaxcompress.paths import Params
@@ -51,3 +53,11 @@ def on_weights(function: Callable[[Params], Params], params: Params) -> Params:
     """Replaces the weights among the parameters of a run by what `function` makes of them."""
     weights, statistics = split(params)
     return function(weights) | statistics
+
+
+def digest(params: Any) -> str:
+    """Returns the SHA-256 over the bits of all arrays of a tree."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        total.update(np.asarray(leaf).tobytes())
+    return total.hexdigest()

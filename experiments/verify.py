@@ -11,6 +11,7 @@ from experiments import build, config, evaluate, post_training, runs, train
 from experiments.data import fingerprint
 from experiments.environment import environment
 from experiments.logging import read_rows
+from experiments.variables import digest
 from jaxcompress.export import writer
 
 LOSS_TOLERANCE = 1e-3  # relative, where other hardware or versions make other bits
@@ -46,7 +47,7 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
         written = hashlib.sha256(writer.to_bytes(model)).hexdigest()
         return exact, [*checks, _same("TFLite file", recorded["tflite_sha256"], written)]
     checks += [
-        _same("final weights", recorded["params_sha256"], runs.digest(run.params())),
+        _same("final weights", recorded["params_sha256"], digest(run.params())),
     ]
     logits = build.predictor(experiment.model, dataset.classes, experiment.activations)
     outputs = evaluate.predict(logits, jc.export.load(run.packed_file), dataset.test.images)
@@ -65,7 +66,7 @@ def verify(run: runs.Run, settings: runs.Settings) -> tuple[bool, list[Check]]:
             _near(f"loss of epoch {epoch}", row["loss"], loss, 0.0 if exact else LOSS_TOLERANCE * row["loss"])
         )
         if exact:
-            checks.append(_same(f"weights after epoch {epoch}", row["sha256"], runs.digest(train.params_of(after))))
+            checks.append(_same(f"weights after epoch {epoch}", row["sha256"], digest(train.params_of(after))))
     return exact, checks
 
 

@@ -19,7 +19,9 @@ from jaxcompress.interpreters import cost as cost
 from jaxcompress.interpreters import integers as integers
 from jaxcompress.interpreters import lift as lift
 from jaxcompress.interpreters import macs as macs
+from jaxcompress.interpreters import memory as memory
 from jaxcompress.interpreters import patches as patches
+from jaxcompress.interpreters import peak_memory as peak_memory
 from jaxcompress.interpreters import read as read
 from jaxcompress.interpreters import smaller as smaller
 from jaxcompress.interpreters import taps as taps

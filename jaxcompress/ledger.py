@@ -12,6 +12,7 @@ from jaxcompress import arrays
 from jaxcompress.coding import Coded, columns
 from jaxcompress.export import packed
 from jaxcompress.interpreters.cost import macs
+from jaxcompress.interpreters.memory import peak_memory
 from jaxcompress.numerics import entropy, positions
 from jaxcompress.paths import Params
 from jaxcompress.transform import pack
@@ -37,12 +38,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Accounts for a model. ``packed_bytes`` is the size of the file that `jaxcompress.export.save` writes."""
+    """Accounts for a model. ``packed_bytes`` is the size of the file that `jaxcompress.export.save` writes.
+
+    `memory` is the peak of activations in bytes. It and the multiply-adds are None for parameters without a model.
+    """
 
     entries: tuple[Entry, ...]
     overhead_bytes: int
-    dense_macs: int | None
-    macs: int | None
+    dense_macs: int | None = None
+    macs: int | None = None
+    dense_memory: int | None = None
+    memory: int | None = None
 
     @property
     def dense_bytes(self) -> int:
@@ -88,16 +94,18 @@ class Ledger:
             rows.append((entry.path, entry.kind, *_counts(entry), codings))
         rows.append(("(prefix, header)", "", "", "", "", f"{self.overhead_bytes:,}", "", ""))
         rows.append(("total", "", *_counts(self), ""))
-        if self.macs is not None and self.dense_macs is not None:
+        if self.macs is not None:
             rows.append(("multiply-adds", "", "", "", f"{self.dense_macs:,}", f"{self.macs:,}", "", ""))
+            rows.append(("activations, peak B", "", "", "", f"{self.dense_memory:,}", f"{self.memory:,}", "", ""))
         return _aligned(rows)
 
 
 def ledger(apply: Callable[..., Any] | None, params: Params, *example: Any) -> Ledger:
     """Accounts for `params`, packed or not, by leaf and by coding.
 
-    With `apply`, a lifted ``apply(params, *example)``, the multiply-adds of one call are counted as well, dense and as
-    compressed; give an `example` of one input to read them per input. Bytes are those of the packed file, exactly.
+    With `apply`, a lifted ``apply(params, *example)``, the multiply-adds of one call and its `peak_memory` are counted
+    as well, dense and as compressed; give an `example` of one input to read them per input. Bytes are those of the
+    packed file, exactly.
     """
     stored = pack(params)
     coded = packed.encode(params)
@@ -106,9 +114,9 @@ def ledger(apply: Callable[..., Any] | None, params: Params, *example: Any) -> L
     entries = tuple(_entry("/".join(path), leaf, code) for leaf, (path, code) in zip(leaves, coded, strict=True))
     overhead = packed.overhead(size, coded)
     if apply is None:
-        return Ledger(entries, overhead, None, None)
-    dense = macs(apply, arrays.densify(stored), *example)
-    return Ledger(entries, overhead, dense, macs(apply, stored, *example))
+        return Ledger(entries, overhead)
+    counts = [count(apply, of, *example) for count in (macs, peak_memory) for of in (arrays.densify(stored), stored)]
+    return Ledger(entries, overhead, *counts)
 
 
 def _entry(path: str, leaf: Any, coded: Coded) -> Entry:

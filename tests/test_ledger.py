@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress import pack
+from jaxcompress import lift, pack
 from jaxcompress.arrays import Clustered, FakeQuantized, LowRank, Masked, Summed, TensorTrain
 from jaxcompress.export import save
 from jaxcompress.export.packed import encode
@@ -128,6 +128,14 @@ def test_macs_count_dense_and_compressed_calls():
     assert found.dense_macs == inputs * hidden + others
     assert found.macs == 2 * (inputs + hidden) + others
     assert f"{found.macs:,}" in str(found) and json.loads(found.to_json())["dense_macs"] == found.dense_macs
+
+
+def test_memory_is_that_of_activations_dense_and_compressed():
+    apply, x = lift(lambda params, x: x @ params["kernel"]), jax.ShapeDtypeStruct((1, 100), jnp.float32)
+    found = ledger(apply, {"kernel": LowRank(jnp.ones((100, 2)), jnp.ones((2, 60)))}, x)
+    assert (found.dense_memory, found.memory) == (4 * (100 + 60), 4 * (100 + 2))
+    assert "activations, peak B" in str(found) and json.loads(found.to_json())["memory"] == 408
+    assert ledger(None, {"kernel": jnp.ones(2)}).memory is None
 
 
 def test_packed_and_training_forms_have_the_same_ledger():

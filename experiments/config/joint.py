@@ -11,9 +11,10 @@ class Joint:
     """Sparsity, bits and rank of every kernel within a file of so many `bytes`, with the least damage.
 
     A kernel stays as it is or gets one each of `ranks`, shares of its weights that two factors have, of `sparsities`
-    and of `bits`, or none. What is left is pruned and rounded in an `order`; masks then stand. With `macs` the
-    multiply-adds are within that fraction of the model's, too. The damage is by how much the loss on `examples`
-    training images drawn by the seed rises, or the relative error of the kernel.
+    and of `bits`, or none. What is left is pruned and rounded in an `order`; masks then stand. With `macs` and
+    `memory` the multiply-adds, and the peak memory of activations, are within that fraction of the model's, too. The
+    damage is by how much the loss on `examples` training images drawn by the seed rises, or the relative error of the
+    kernel.
 
     The bytes are those at the start of the stage: what training makes of the weights may be coded in more.
     """
@@ -24,6 +25,7 @@ class Joint:
     sparsities: tuple[float, ...] = ()
     bits: tuple[int, ...] = ()
     macs: float | None = field(default=None, metadata=INITIAL)
+    memory: float | None = field(default=None, metadata=INITIAL)
     order: Literal["sparsity-bits", "bits-sparsity"] = "sparsity-bits"
     split: Literal["channel", "spatial"] = "channel"
     damage: Literal["error", "loss"] = "loss"
@@ -33,8 +35,9 @@ class Joint:
         where = f"of the joint budget for {self.pattern!r}"
         if self.bytes < 1 or self.examples < 1:
             raise ValueError(f"bytes={self.bytes}, examples={self.examples} {where} must be at least 1")
-        if self.macs is not None and not 0 < self.macs <= 1:
-            raise ValueError(f"macs={self.macs} {where} is not a fraction in (0, 1]")
+        for name, share in (("macs", self.macs), ("memory", self.memory)):
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{name}={share} {where} is not a fraction in (0, 1]")
         if not (self.ranks or self.sparsities or self.bits):
             raise ValueError(f"there are no ranks, sparsities or bits {where}")
         if not all(0 < share < 1 for share in (*self.ranks, *self.sparsities)):

@@ -79,6 +79,11 @@ def levels_within(
     return {path: of[j] for path, of, j in zip(names, levels, chosen, strict=True)}
 
 
+def chosen(params: Params, leaves: Leaves[Key], levels: Mapping[str, Key | None]) -> Params:
+    """Puts the leaf of its level in the place of every weight that has one."""
+    return replaced(params, {path: leaves[path][level] for path, level in levels.items() if level is not None})
+
+
 def _above_cheapest(params: Params, leaves: Leaves[Key], cost: Cost, budget: int) -> tuple[list[list[int]], int]:
     """Returns what each level costs above the cheapest of its leaf, the weight as it is first, and what is left."""
     whole = cost(params)

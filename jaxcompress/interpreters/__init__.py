@@ -10,6 +10,8 @@ from jaxcompress.interpreters.graph import Node as Node
 from jaxcompress.interpreters.integers import integers as integers
 from jaxcompress.interpreters.lift import lift as lift
 from jaxcompress.interpreters.lift import smaller as smaller
+from jaxcompress.interpreters.memory import memory as memory
+from jaxcompress.interpreters.memory import peak_memory as peak_memory
 from jaxcompress.interpreters.patches import patches as patches
 from jaxcompress.interpreters.read import read as read
 from jaxcompress.interpreters.taps import taps as taps

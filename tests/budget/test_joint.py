@@ -9,7 +9,17 @@ import pytest
 
 import jaxcompress as jc
 from jaxcompress.arrays import FakeQuantized, LowRank, Masked, SpatialLowRank, dense
-from jaxcompress.budget import Level, forms, grid, leaf_errors, levels_within, packed_bytes, recipe
+from jaxcompress.budget import (
+    Level,
+    chosen,
+    excess_memory,
+    forms,
+    grid,
+    leaf_errors,
+    levels_within,
+    packed_bytes,
+    recipe,
+)
 from jaxcompress.export import packed
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -148,16 +158,19 @@ def test_all_together_does_less_damage_than_each_alone(table):
         assert harm <= sum(damages[path][level] for path, level in chosen.items() if level is not None)
 
 
+EXAMPLE = jax.ShapeDtypeStruct((1, 4, 4, 8), jnp.float32)
+
+
+def network(params, x):
+    x = jax.lax.conv_general_dilated(
+        x, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return x.reshape(-1, 16) @ params["fc"]["kernel"]
+
+
 def test_bytes_and_multiply_adds_at_once(table):
     leaves, errors = table
-
-    def apply(params, x):
-        x = jax.lax.conv_general_dilated(
-            x, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return x.reshape(-1, 16) @ params["fc"]["kernel"]
-
-    cost = jc.factorize.multiply_adds(apply, jax.ShapeDtypeStruct((1, 4, 4, 8), jnp.float32))
+    cost = jc.factorize.multiply_adds(network, EXAMPLE)
     dense_macs = 16 * 576 + 8 * 192
     assert cost(PARAMS) == dense_macs
     bytes_alone = levels_within(PARAMS, leaves, errors, packed_bytes, 900)
@@ -169,3 +182,22 @@ def test_bytes_and_multiply_adds_at_once(table):
     assert harm(alike) == pytest.approx(harm(bytes_alone), rel=1e-9) and harm(both) > harm(alike)
     with pytest.raises(ValueError, match="greedy search is within one budget"):
         levels_within(PARAMS, leaves, errors, packed_bytes, 900, also=[(cost, dense_macs)], search="greedy")
+
+
+def test_the_peak_of_memory_is_a_budget_too():
+    apply, leaves = jc.lift(network), forms(PARAMS, KERNELS, grid((0.3, 0.6), (), (4,)))
+    errors = leaf_errors(PARAMS, leaves)
+    choices = [dict(zip(leaves, c, strict=True)) for c in itertools.product(*([None, *of] for of in leaves.values()))]
+    peaks = [jc.peak_memory(apply, chosen(PARAMS, leaves, choice), EXAMPLE) for choice in choices]
+    harms = [sum(errors[path][level] for path, level in choice.items() if level is not None) for choice in choices]
+    assert min(peaks) < jc.peak_memory(apply, PARAMS, EXAMPLE)  # in two steps less is alive at once
+    whole = packed_bytes(PARAMS)
+    for allowed in sorted({*peaks}):
+        over = excess_memory(apply, EXAMPLE, allowed)
+        found = levels_within(PARAMS, leaves, errors, packed_bytes, whole, also=[(over, 0)])
+        best = min(harm for harm, peak in zip(harms, peaks, strict=True) if peak <= allowed)
+        assert peaks[choices.index(found)] <= allowed
+        assert harms[choices.index(found)] == pytest.approx(best, abs=1e-9)
+    with pytest.raises(ValueError, match="a budget of 0 does not suffice"):
+        tight = excess_memory(apply, EXAMPLE, min(peaks) - 1)
+        levels_within(PARAMS, leaves, errors, packed_bytes, whole, also=[(tight, 0)])

@@ -73,20 +73,47 @@ JOINT = config.Joint(".*/kernel", 3000, (0.3, 0.6), (0.5, 0.9), (2, 4), examples
 def test_a_joint_budget_is_that_of_the_whole_file(data, damage):
     params = build.random_params(NARROW, data, "init")
     spec = replace(JOINT, damage=damage)
-    statistics = {"statistics": jnp.arange(100.0)}  # which are in the file, and cost what they cost
     found = budgets.within(spec, NARROW, data, params, {})
     beside = budgets.within(replace(spec, macs=0.6), NARROW, data, params, {})
     used = 0.9 if damage == "error" else 0.0  # of weights drawn at random the smaller may have the lower loss
     assert used * spec.bytes < len(packed.to_bytes(found)) <= spec.bytes
     assert len(packed.to_bytes(beside)) <= spec.bytes
     assert macs(beside, NARROW.model) <= 0.6 * macs(params, NARROW.model)
-    small = budgets._packed_within(spec.bytes, params, statistics, *forms_of(params), ())
-    assert len(packed.to_bytes(small | statistics)) <= spec.bytes
 
 
-def forms_of(params):
-    leaves = jc.budget.forms(params, ".*/kernel", jc.budget.grid((0.3,), (0.5, 0.9), (2, 4)))
-    return leaves, jc.budget.leaf_errors(params, leaves)
+def test_statistics_are_in_the_file_and_cost_what_they_cost(data):
+    params, statistics = build.random_params(NARROW, data, "init"), {"batch_stats": {"mean": jnp.arange(100.0)}}
+    spec = replace(JOINT, damage="error")
+    sizes = [len(packed.to_bytes(budgets.within(spec, NARROW, data, params, of) | of)) for of in ({}, statistics)]
+    assert all(0.9 * spec.bytes < size <= spec.bytes for size in sizes)
+
+
+def test_the_peak_of_memory_is_within_its_share(data):
+    residual = replace(EXPERIMENT, model=config.ResNet8(width=4))
+    params = build.random_params(residual, data, "init")
+    logits, example = build.predictor(residual.model, 10), jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    whole = jc.peak_memory(logits, params, example)
+    spec = config.Joint(".*/conv./kernel", 10**6, ranks=(0.1,), split="spatial", memory=0.8, damage="error")
+    found = budgets.within(spec, residual, data, params, {})
+    assert jc.peak_memory(logits, found, example) <= 0.8 * whole
+    unlimited = budgets.within(replace(spec, memory=None), residual, data, params, {})
+    assert jc.peak_memory(logits, unlimited, example) == whole  # where the bytes suffice, no kernel is harmed
+    with pytest.raises(ValueError, match="memory=0.01: a budget of 0 does not suffice; the cheapest levels cost"):
+        budgets.within(replace(spec, memory=0.01), residual, data, params, {})
+
+
+def test_levels_are_measured_once_for_budgets_of_the_same_weights(data, monkeypatch):
+    measured, made = [], jc.budget.forms
+    monkeypatch.setattr(budgets.joint, "forms", lambda *args, **kwargs: measured.append(1) or made(*args, **kwargs))
+    params, spec = build.random_params(NARROW, data, "init"), replace(JOINT, ranks=(), damage="error")
+    copy = jax.tree.map(jnp.copy, params)
+    found = [budgets.within(replace(spec, bytes=n), NARROW, data, p, {}) for n, p in ((3000, params), (2500, copy))]
+    assert len(measured) == 1
+    assert len(packed.to_bytes(found[1])) <= 2500 < len(packed.to_bytes(found[0])) <= 3000
+    other = jax.tree.map(lambda x: x + 1, params)
+    for changed, of in ((spec, other), (replace(spec, order="bits-sparsity"), other)):
+        budgets.within(changed, NARROW, data, of, {})
+    assert len(measured) == 3
 
 
 def test_masks_are_where_the_order_says(data):

@@ -82,7 +82,7 @@ def test_run_leaves_what_it_promises(shared):
     metrics = run.metrics
     assert run.experiment == PRUNED and run.finished
     assert run.packed_file.stat().st_size == metrics["bytes"]
-    assert metrics["params_sha256"] == runs.digest(run.params()) == rows(run)[-1]["sha256"]
+    assert metrics["params_sha256"] == digest(run.params()) == rows(run)[-1]["sha256"]
     assert metrics["error"] + metrics["accuracy"] == pytest.approx(100)
     assert metrics["macs"] == metrics["dense_macs"] == 64 * 16 + 16 * 10
     assert metrics["parameters"] < metrics["dense_parameters"] == 64 * 16 + 16 + 16 * 10 + 10
@@ -356,8 +356,8 @@ def test_run_killed_for_real_goes_on_to_the_same_bits(shared, tmp_path):
 
 def test_digest_sees_every_bit():
     params = {"a": jax.numpy.ones(3), "b": jax.numpy.zeros(2)}
-    assert runs.digest(params) == runs.digest(jax.tree.map(lambda x: x + 0, params))
-    assert runs.digest(params) != runs.digest({**params, "b": -params["b"]})
+    assert digest(params) == digest(jax.tree.map(lambda x: x + 0, params))
+    assert digest(params) != digest({**params, "b": -params["b"]})
 
 
 def test_what_a_stage_breaks_of_an_earlier_one_is_said(shared):

@@ -12,7 +12,7 @@ from experiments.config import MLP, Data, Experiment, PostTraining, Row, Stage, 
 EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 1), Stage("pruned", 1)))
 METRICS = {
     "error": 2.0, "accuracy": 98.0, "precision": 0.9, "recall": 0.8, "f1": 0.85, "bytes": 1000, "rate": 4.0,
-    "parameters": 250, "dense_parameters": 1000, "macs": 1184, "dense_macs": 2000, "differ": 3,
+    "parameters": 250, "dense_parameters": 1000, "macs": 1184, "dense_macs": 2000, "memory": 500, "differ": 3,
 }  # fmt: skip
 DERIVED = {
     "parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "weights pruned %": 75.0, "macs %": 59.2, "FLOP": 4000,
