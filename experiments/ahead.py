@@ -17,12 +17,16 @@ from experiments.widths import bytes_of, compiled
 # Bytes that the compiler may use of a device's memory, by the generation: what it names when a program needs more.
 MEMORY = {"v5e": int(15.75 * 2**30), "v5p": int(95.74 * 2**30), "v6e": int(31.25 * 2**30)}
 
+# libtpu would look for the TPU of this machine, and take it for this process alone.
+_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
 
 class Compiled(NamedTuple):
     """Holds what the compiler says of the epoch of a cohort, for each device of a topology.
 
     `width` points are trained at a time on each row of devices. It counts the body of a loop once, so that `flops`,
-    `bytes_accessed` and `seconds`, its own estimate, are those of one step of so many points.
+    `bytes_accessed` and `seconds`, its own estimate, are those of one step of so many points. Beside the step stands
+    what an epoch does once, such as drawing its order.
     """
 
     points: int
@@ -47,8 +51,8 @@ def placement(topology: str, columns: int, width: int | None) -> Placement:
     generation = topology.partition(":")[0]
     if generation not in MEMORY or not re.fullmatch(r"[^:]+:\d+(x\d+)+", topology):
         raise ValueError(f"--compile-for {topology!r} is not of the form v5e:2x4; generations are {', '.join(MEMORY)}")
-    # libtpu would look for the TPU of this machine.
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE=f"{generation}-8")
+    os.environ |= _NO_TPU | {"TPU_ACCELERATOR_TYPE": f"{generation}-8"}
+    jax.config.update("jax_platforms", "cpu")  # what is computed here is so on the CPU
     from jax.experimental import topologies
 
     try:
@@ -123,8 +127,9 @@ def _compiled(cohort: Cohort, placement: Placement, width: int, say: Callable[[s
     if needs > placement.memory:
         say(f"{count} points, {width} at a time on each row: {needs:,} bytes of {placement.memory:,}")
         return None
-    numbers = (float(costs.get(name, 0.0)) for name in ("flops", "bytes accessed", "optimal_seconds"))
-    return Compiled(count, width, needs, sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, *numbers)
+    flops, moved, seconds = (float(costs.get(name, 0.0)) for name in ("flops", "bytes accessed", "optimal_seconds"))
+    seconds %= 1  # the compiler's sum has -1 for what it does not know the time of, such as a loop
+    return Compiled(count, width, needs, sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, flops, moved, seconds)
 
 
 def _largest(cohort: Cohort, placement: Placement, width: int, say: Callable[[str], None]) -> int:

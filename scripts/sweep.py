@@ -144,7 +144,6 @@ def _compile(points: list[grid.Point], arguments: Arguments) -> None:
         table.add_row("of these temporaries", f"{made.temporaries:,}")
         table.add_row("FLOPs of a step", f"{made.flops:,.0f}")
         table.add_row("bytes moved in a step", f"{made.bytes_accessed:,.0f}")
-        # The compiler may find less than none.
         told = f"{1e6 * made.seconds:,.1f} us" if made.seconds > 0 else "not given"
         table.add_row("time of a step, estimated", told)
         Console().print(table)

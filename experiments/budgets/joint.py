@@ -1,8 +1,7 @@
 """Sparsity, bits and rank of every kernel at once, within a budget of the bytes of the file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import NamedTuple
 
 import jaxcompress as jc
@@ -33,20 +32,25 @@ _ORDERS: Mapping[str, Sequence[Step]] = {
 def within(spec: config.Joint, subject: Subject) -> Params:
     """Prunes, rounds and factorizes kernels so that the file, its header with it, has the bytes allowed.
 
-    What each level does to each kernel is measured once for budgets that differ in what they allow alone.
+    What each level does to each kernel is measured once in a process for budgets that differ in what they allow alone.
     """
-    measured = _measured(_Question(replace(spec, bytes=1, macs=None, memory=None), subject.sha256(), subject))
-    weights, statistics, cost, also = measured.weights, subject.statistics, measured.bytes, _limits(spec, subject)
-    fixed = packed_bytes(statistics)
+    weights, statistics = subject.weights, subject.statistics
+    levels = grid(spec.ranks, spec.sparsities, spec.bits)
+    leaves = forms(weights, spec.pattern, levels, order=_ORDERS[spec.order], split=spec.split)
+    measured = _measured(spec, subject, leaves)
+    sizes = {id(leaf): measured.bytes[path][level] for path, of in leaves.items() for level, leaf in of.items()}
+    sizes |= {id(leaf): packed_bytes(leaf) for leaf in flatten(weights).values()}
+    cost = lambda params: sum(sizes[id(leaf)] for leaf in flatten(params).values())
+    also, fixed = _limits(spec, subject), packed_bytes(statistics)
     header = len(packed.to_bytes(weights | statistics)) - cost(weights) - fixed
     while True:
         allowed = spec.bytes - fixed - header
         try:
-            levels = levels_within(weights, measured.leaves, measured.damages, cost, allowed, also=also)
+            found = levels_within(weights, leaves, measured.damages, cost, allowed, also=also)
         except ValueError as error:
             limits = f"bytes={spec.bytes}, macs={spec.macs}, memory={spec.memory}"
             raise ValueError(f"the joint budget for {spec.pattern!r} of {limits}: {error}") from error
-        made = chosen(weights, measured.leaves, levels)
+        made = chosen(weights, leaves, found)
         over = len(packed.to_bytes(made | statistics)) - spec.bytes
         if over <= 0:
             return made
@@ -65,33 +69,19 @@ def _limits(spec: config.Joint, subject: Subject) -> list[tuple[Cost, int]]:
     return limits
 
 
-@dataclass(frozen=True)
-class _Question:
-    """Says what is measured; a question is the same as another if all but the subject itself is."""
-
-    spec: config.Joint
-    sha256: str
-    subject: Subject = field(compare=False)
-
-
 class _Measured(NamedTuple):
-    """Holds weights, kernels at every level, the damage that each does, and the bytes of leaves in a file, by id."""
+    """Holds the damage that each level does to each kernel, and the bytes that it has in a file then."""
 
-    weights: Params
-    leaves: Leaves[Level]
     damages: Damages[Level]
-    sizes: Mapping[int, int]
-
-    def bytes(self, params: Params) -> int:
-        """Counts the bytes of a tree of leaves that were measured."""
-        return sum(self.sizes[id(leaf)] for leaf in flatten(params).values())
+    bytes: Mapping[str, Mapping[Level, int]]
 
 
-@lru_cache(maxsize=1)
-def _measured(question: _Question) -> _Measured:
-    spec, subject = question.spec, question.subject
-    levels = grid(spec.ranks, spec.sparsities, spec.bits)
-    leaves = forms(subject.weights, spec.pattern, levels, order=_ORDERS[spec.order], split=spec.split)
-    of_all = [*flatten(subject.weights).values(), *(leaf for of in leaves.values() for leaf in of.values())]
-    sizes = {id(leaf): packed_bytes(leaf) for leaf in of_all}
-    return _Measured(subject.weights, leaves, subject.damages(spec.damage, leaves), sizes)
+_KNOWN: dict[tuple[config.Joint, str], _Measured] = {}  # two numbers a level, by what they follow from
+
+
+def _measured(spec: config.Joint, subject: Subject, leaves: Leaves[Level]) -> _Measured:
+    known = replace(spec, bytes=1, macs=None, memory=None), subject.sha256()
+    if known not in _KNOWN:
+        sizes = {path: {level: packed_bytes(leaf) for level, leaf in of.items()} for path, of in leaves.items()}
+        _KNOWN[known] = _Measured(subject.damages(spec.damage, leaves), sizes)
+    return _KNOWN[known]

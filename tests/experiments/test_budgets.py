@@ -103,8 +103,8 @@ def test_the_peak_of_memory_is_within_its_share(data):
 
 
 def test_levels_are_measured_once_for_budgets_of_the_same_weights(data, monkeypatch):
-    measured, made = [], jc.budget.forms
-    monkeypatch.setattr(budgets.joint, "forms", lambda *args, **kwargs: measured.append(1) or made(*args, **kwargs))
+    measured, damages = [], budgets.Subject.damages
+    monkeypatch.setattr(budgets.Subject, "damages", lambda *args: measured.append(1) or damages(*args))
     params, spec = build.random_params(NARROW, data, "init"), replace(JOINT, ranks=(), damage="error")
     copy = jax.tree.map(jnp.copy, params)
     found = [budgets.within(replace(spec, bytes=n), NARROW, data, p, {}) for n, p in ((3000, params), (2500, copy))]
