@@ -16,9 +16,10 @@ import pytest
 
 from experiments import grid, runs, sweep
 from experiments.claims import claim, claimed
-from experiments.config import MLP, SVD, Data, Experiment, Magnitude, Optimiser, PostTraining, Ramp, Stage
+from experiments.config import MLP, SVD, Data, Experiment, Joint, Magnitude, Optimiser, PostTraining, Ramp, Stage
 from experiments.placement import Placement
 from experiments.verify import verify
+from jaxcompress.arrays import FakeQuantized, Masked
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -147,6 +148,18 @@ def test_points_of_other_shapes_are_other_programs(tmp_path):
         same_results(run, runs.run(point, settings_of(tmp_path / "alone")))
     assert [run.params()["fc1"]["kernel"].rank for run in found[2:4]] == [2, 5]
     assert found[4].finished
+
+
+def test_the_order_of_composition_is_an_axis(tmp_path):
+    joint = Joint("fc1/kernel", 1260, (), (0.75,), (3,), damage="error")  # which neither of them alone is within
+    chosen = replace(EXPERIMENT, stages=(dense(0).stages[0], Stage("chosen", 1, 50, SGD, (joint,))))
+    axis = grid.Axis("order", ("sparsity-bits", "bits-sparsity"))
+    points = [point.experiment for point in grid.points(chosen, [axis])]
+    found = sweep.sweep(points, settings_of(tmp_path), placement())
+    first, last = (run.params()["fc1"]["kernel"] for run in found)
+    assert isinstance(first, FakeQuantized) and isinstance(first.weight, Masked)
+    assert isinstance(last, Masked) and isinstance(last.weight, FakeQuantized)
+    assert all(run.metrics["broken"] == [] and run.metrics["bytes"] <= 1300 for run in found)
 
 
 def test_a_point_that_diverges_ends_alone(tmp_path):

@@ -25,8 +25,6 @@ def test_a_sweep_is_compiled_for_a_topology(tmp_path):
     assert "v5e:2x2: 4 devices of 15.75 GiB" in done.stdout and "8 points of pruned" in done.stdout
     lines = re.findall(r"^ *([^\d\n]+?) {2,}([\d,.]+)", done.stdout, re.M)
     found = {name: float(number.replace(",", "")) for name, number in lines}
-        for name, n in re.findall(r"^ *([^\d\n]+?) {2,}([\d,.]+)", done.stdout, re.M)
-    }
     assert found["points at a time"] == 2
     products = 64 * 64 + 64 * 32 + 32 * 10
     assert found["FLOPs of a step"] > 2 * 50 * 3 * 2 * products  # of two points: a batch of 50, forward and backward
