@@ -25,8 +25,8 @@ class Compiled(NamedTuple):
     """Holds what the compiler says of the epoch of a cohort, for each device of a topology.
 
     `width` points are trained at a time on each row of devices. It counts the body of a loop once, so that `flops`,
-    `bytes_accessed` and `seconds`, its own estimate, are those of one step of so many points. Beside the step stands
-    what an epoch does once, such as drawing its order.
+    `bytes_accessed` and `seconds`, its own estimate, are those of one step of so many points, and of what an epoch does
+    once, such as drawing its order. Of `seconds` there is the fraction alone.
     """
 
     points: int
@@ -45,6 +45,8 @@ class TooLarge(Exception):
 
 def placement(topology: str, columns: int, width: int | None) -> Placement:
     """Lays out the devices of a topology such as ``v5e:2x4``, of which none has to be here.
+
+    From here on this process computes on CPUs alone, and libtpu is told that there is no TPU.
 
     Raises ValueError without libtpu, and for a topology that it does not know.
     """

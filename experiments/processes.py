@@ -58,6 +58,10 @@ def gathered(tree: T) -> T:
 
 
 def single_process() -> ocp.options.MultiprocessingOptions:
-    """Returns the options of a checkpoint that this process reads or writes alone; writing is for the first."""
+    """Returns the options of a checkpoint that this process reads or writes alone.
+
+    Writing is for the first: among several processes orbax leaves NumPy arrays to it, whoever asks, and refuses arrays
+    of JAX that lie on the devices of one.
+    """
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(index, {index}, f"process-{index}")

@@ -96,6 +96,7 @@ class Ledger:
         rows.append(("total", "", *_counts(self), ""))
         if self.macs is not None:
             rows.append(("multiply-adds", "", "", "", f"{self.dense_macs:,}", f"{self.macs:,}", "", ""))
+        if self.memory is not None:
             rows.append(("activations, peak B", "", "", "", f"{self.dense_memory:,}", f"{self.memory:,}", "", ""))
         return _aligned(rows)
 

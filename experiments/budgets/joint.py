@@ -33,6 +33,8 @@ def within(spec: config.Joint, subject: Subject) -> Params:
     """Prunes, rounds and factorizes kernels so that the file, its header with it, has the bytes allowed.
 
     What each level does to each kernel is measured once in a process for budgets that differ in what they allow alone.
+
+    Raises ValueError for limits that the smallest levels are not within.
     """
     weights, statistics = subject.weights, subject.statistics
     levels = grid(spec.ranks, spec.sparsities, spec.bits)
@@ -48,8 +50,7 @@ def within(spec: config.Joint, subject: Subject) -> Params:
         try:
             found = levels_within(weights, leaves, measured.damages, cost, allowed, also=also)
         except ValueError as error:
-            limits = f"bytes={spec.bytes}, macs={spec.macs}, memory={spec.memory}"
-            raise ValueError(f"the joint budget for {spec.pattern!r} of {limits}: {error}") from error
+            raise ValueError(f"the joint budget for {spec.pattern!r} of {_told(spec)}: {error}") from error
         made = chosen(weights, leaves, found)
         over = len(packed.to_bytes(made | statistics)) - spec.bytes
         if over <= 0:
@@ -67,6 +68,12 @@ def _limits(spec: config.Joint, subject: Subject) -> list[tuple[Cost, int]]:
         allowed = int(spec.memory * jc.peak_memory(subject.logits, subject.weights, subject.example))
         limits.append((excess_memory(subject.logits, subject.example, allowed), 0))
     return limits
+
+
+def _told(spec: config.Joint) -> str:
+    macs = "" if spec.macs is None else f", macs={spec.macs}"
+    memory = "" if spec.memory is None else f", memory={spec.memory} (whose budget is of 0 bytes beyond it)"
+    return f"bytes={spec.bytes}{macs}{memory}"
 
 
 class _Measured(NamedTuple):

@@ -57,6 +57,7 @@ class Subject(NamedTuple):
         return optax.softmax_cross_entropy_with_integer_labels(self.logits(weights, images), labels).mean()
 
     def sha256(self) -> str:
-        """Returns a hash over the weights, the statistics and the examples."""
-        together = "".join(map(digest, (self.weights, self.statistics, tuple(self.examples))))
-        return hashlib.sha256(together.encode()).hexdigest()
+        """Returns a hash over all of it: the model, the bits of the weights and their structure, the examples."""
+        given = self.weights, self.statistics, tuple(self.examples)
+        together = f"{self.model} {self.classes} {jax.tree.map(jnp.shape, given)} {jax.tree.structure(given)}"
+        return hashlib.sha256((together + "".join(map(digest, given))).encode()).hexdigest()

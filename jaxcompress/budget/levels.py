@@ -70,17 +70,17 @@ def levels_within(
     if search == "greedy":
         if also:
             raise ValueError("a greedy search is within one budget; several need search='exact'")
-        chosen = _greedy(extra, harm, allowed)
+        picked = _greedy(extra, harm, allowed)
     elif also:
         tables = [(extra, allowed), *(_above_cheapest(params, leaves, *limit) for limit in also)]
-        chosen = allocate_within([table for table, _ in tables], harm, [within for _, within in tables])
+        picked = allocate_within([table for table, _ in tables], harm, [within for _, within in tables])
     else:
-        chosen = allocate(extra, harm, allowed)
-    return {path: of[j] for path, of, j in zip(names, levels, chosen, strict=True)}
+        picked = allocate(extra, harm, allowed)
+    return {path: of[j] for path, of, j in zip(names, levels, picked, strict=True)}
 
 
 def chosen(params: Params, leaves: Leaves[Key], levels: Mapping[str, Key | None]) -> Params:
-    """Puts the leaf of its level in the place of every weight that has one."""
+    """Puts the leaf of its level in the place of every weight that has one; KeyError for a level without leaf."""
     return replaced(params, {path: leaves[path][level] for path, level in levels.items() if level is not None})
 
 
@@ -98,14 +98,14 @@ def _above_cheapest(params: Params, leaves: Leaves[Key], cost: Cost, budget: int
 
 def _greedy(costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], budget: int) -> list[int]:
     """Takes the step of least damage for what it saves until the costs are within the budget."""
-    chosen = [0] * len(costs)
-    while sum(of[j] for of, j in zip(costs, chosen, strict=True)) > budget:
+    picked = [0] * len(costs)
+    while sum(of[j] for of, j in zip(costs, picked, strict=True)) > budget:
         steps = [
-            ((damages[i][j] - damages[i][chosen[i]]) / (of[chosen[i]] - of[j]), i, j)
+            ((damages[i][j] - damages[i][picked[i]]) / (of[picked[i]] - of[j]), i, j)
             for i, of in enumerate(costs)
             for j in range(len(of))
-            if of[j] < of[chosen[i]]
+            if of[j] < of[picked[i]]
         ]
         _, i, j = min(steps)
-        chosen[i] = j
-    return chosen
+        picked[i] = j
+    return picked

@@ -19,10 +19,11 @@ def memory(apply: Callable[..., Any], params: Any, *example: Any) -> list[int]:
 
     An activation is what depends on the `example`: arrays or `jax.ShapeDtypeStruct`s, of a batch of one to read the
     memory of one input. It is alive from the operation that makes it to the last that reads it, the example itself from
-    the start and the outputs to the end. An elementwise operation writes over an operand of its size that is read no
-    more, others into memory of their own. That is what a device needs that keeps weights apart and runs the operations
-    in this order; weights, and what is computed from weights alone, are not counted. Compressed leaves count as what
-    they run as if `apply` is lifted. The body of a loop counts by the turn, of a conditional the dearer branch.
+    the start and the outputs to the end. An elementwise operation, or one that reshapes, writes over an operand of its
+    size that is read no more, others into memory of their own. A device needs as much at least that keeps weights apart
+    and runs the operations in this order. Weights, and what is computed from weights alone, are not counted. Compressed
+    leaves count as what they run as if `apply` is lifted. Of a loop one turn is listed, operation by operation, of a
+    conditional every branch.
     """
     closed = jax.make_jaxpr(apply)(params, *example)
     jaxpr, weights = closed.jaxpr, len(jax.tree.leaves(params))
@@ -30,17 +31,17 @@ def memory(apply: Callable[..., Any], params: Any, *example: Any) -> list[int]:
 
 
 def peak_memory(apply: Callable[..., Any], params: Any, *example: Any) -> int:
-    """Returns the bytes of activations that are alive at once at most, as `memory` counts them."""
+    """Returns the bytes of activations that are alive at once at most, as `memory` counts them; 0 for no operations."""
     return max(memory(apply, params, *example), default=0)
 
 
 class _Operation(NamedTuple):
-    """Records what an operation reads and makes, as numbers of buffers, and the bytes that it needs `within`."""
+    """Records what an operation reads and makes, as numbers of buffers, and the bytes at each operation `within` it."""
 
     reads: tuple[int, ...]
     makes: tuple[int, ...]
     in_place: bool
-    within: int
+    within: tuple[int, ...]
 
 
 class _Buffers:
@@ -77,14 +78,15 @@ class _Buffers:
         made = [self.new(_size(var)) for var in eqn.outvars]
         reads = tuple(dict.fromkeys(operand for operand in operands if operand is not None))
         within = [alive for body, given in _bodies(eqn, operands) for alive in _alive(body, given)]
-        self.operations.append(_Operation(reads, tuple(made), eqn.primitive in _IN_PLACE, max(within, default=0)))
+        self.operations.append(_Operation(reads, tuple(made), eqn.primitive in _IN_PLACE, tuple(within or (0,))))
         return made
 
 
 def _bodies(eqn: core.JaxprEqn, operands: Sequence[int | None]) -> list[tuple[core.Jaxpr, list[int | None]]]:
-    """Lists the programs inside an operation, with what each is given: None for weights, and else no bytes.
+    """Lists the programs inside a loop or a conditional, with what each is given: None for weights, and else no bytes.
 
-    What a loop or a branch is given is counted outside. Carries may become activations with a turn.
+    What they are given is counted outside. Carries may become activations with a turn. Of other operations, such as a
+    scatter, the program inside combines two numbers.
     """
     given = [None if operand is None else 0 for operand in operands]
     params = eqn.params
@@ -98,21 +100,22 @@ def _bodies(eqn: core.JaxprEqn, operands: Sequence[int | None]) -> list[tuple[co
         return [(asks, given[:first] + carries), (turns, given[first:after] + carries)]
     if eqn.primitive is prim.cond_p:
         return [(branch, given[1:]) for branch in nested(eqn)]
-    return [(body, [0] * len(body.invars)) for body in nested(eqn)]
+    return []
 
 
 def _alive(jaxpr: core.Jaxpr, given: Iterable[int | None]) -> list[int]:
     """Returns the bytes alive at each operation of a program that is `given` buffers of these sizes, or weights."""
     buffers = _Buffers()
     first = [None if size is None else buffers.new(size) for size in given]
-    kept = set(buffers.run(jaxpr, first))
+    kept = {buffer for buffer in buffers.run(jaxpr, first) if buffer is not None}
     last = {buffer: i for i, operation in enumerate(buffers.operations) for buffer in operation.reads}
-    alive = {buffer for buffer in first if buffer is not None}
+    alive = {buffer for buffer in first if buffer is not None} & (last.keys() | kept)
     found = []
     for i, operation in enumerate(buffers.operations):
         over = {buffer for buffer in operation.reads if last[buffer] == i and buffer not in kept}
         taken = _overwritten(operation, over, buffers.sizes)
-        found.append(sum(buffers.sizes[b] for b in (alive - taken) | set(operation.makes)) + operation.within)
+        around = sum(buffers.sizes[b] for b in (alive - taken) | set(operation.makes))
+        found.extend(around + within for within in operation.within)
         alive = (alive - over) | {b for b in operation.makes if b in last or b in kept}
     return found
 
