@@ -33,6 +33,7 @@ from experiments.config import (
     Weights,
 )
 from experiments.logging import wandb_log
+from experiments.variables import digest
 from jaxcompress.arrays import Masked, is_compressed
 
 pytestmark = pytest.mark.usefixtures("promotion")

@@ -131,7 +131,17 @@ TABLE = Table(
                         SVD("conv3/kernel", vbmf=True, split="spatial"),
                         Budget("conv4/kernel", "cp", 0.5, "loss", "greedy", 10),
                         Joint(
-                            "fc4/kernel", 900, (0.5,), (0.5, 0.9), (2, 4), 0.5, "bits-sparsity", "spatial", "error", 10
+                            "fc4/kernel",
+                            900,
+                            (0.5,),
+                            (0.5, 0.9),
+                            (2, 4),
+                            0.5,
+                            0.7,
+                            "bits-sparsity",
+                            "spatial",
+                            "error",
+                            10,
                         ),
                     ),
                 ),
