@@ -35,6 +35,7 @@ peers: env  ## parity with LiteRT, PyTorch and others (installs torch)
 lint: env  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --isolated --select F821 tests  # undefined names, which shapes of jaxtyping hide elsewhere
 	$(BIN)/pyright
 
 clean:  ## remove the environment and caches; runs stay
