@@ -13,7 +13,6 @@ def excess_memory(apply: Callable[[Params, Any], Any], example: Any, allowed: in
 
     A peak does not add up over layers, but this does, since what becomes of a kernel changes the memory of its own
     operations alone, as `jaxcompress.memory` lists them; with a budget of 0 the `jaxcompress.peak_memory` of what is
-    chosen is at most `allowed`.
-    ``apply(params, example)`` is lifted.
+    chosen is at most `allowed`. ``apply(params, example)`` is lifted.
     """
     return lambda params: sum(max(0, alive - allowed) for alive in memory(apply, params, example))

@@ -1,4 +1,4 @@
-"""The memory of activations, by hand; tests/peers holds it to what tflite-micro plans."""
+"""The memory of activations, by hand; tests/peers holds it to where LiteRT lays them."""
 
 import jax
 import jax.numpy as jnp
