@@ -3,6 +3,7 @@
 from jaxcompress import adapters as adapters
 from jaxcompress import arrays as arrays
 from jaxcompress import budget as budget
+from jaxcompress import compilers as compilers
 from jaxcompress import distill as distill
 from jaxcompress import export as export
 from jaxcompress import factorize as factorize
@@ -35,3 +36,5 @@ from jaxcompress.transform import combine as combine
 from jaxcompress.transform import every as every
 from jaxcompress.transform import pack as pack
 from jaxcompress.transform import partition as partition
+
+compilers.warn_of_wrong_results()

@@ -12,6 +12,7 @@ import jaxcompress
 ROOT = pathlib.Path(jaxcompress.__file__).parent
 ORDER = [
     *(
+        "compilers",
         "numerics",
         "coding",
         "arrays",

@@ -16,6 +16,8 @@ from jax.core import eval_jaxpr
 from jax.extend import core
 from jax.extend.core import primitives as prim
 
+from jaxcompress.interpreters.loops import scan_operands
+
 Rule = Callable[..., Any]  # (reading, values, params) -> one value, or NotImplemented to decline
 
 
@@ -134,17 +136,16 @@ def _remat(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[
 
 
 def _scan(reading: Reading, params: dict[str, Any], values: list[Any]) -> list[Any]:
-    consts, carries = params["num_consts"], params["num_carry"]
-    fixed, initial = values[:consts], [reading.lower(v) for v in values[consts : consts + carries]]
-    stacked = [reading.stacked(v) for v in values[consts + carries :]]
+    consts, initial, stacked = scan_operands(params, values)
+    carries = len(initial)
     body = _lowered(reading, params["jaxpr"])
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-        out = body(*fixed, *carry, *x)
+        out = body(*consts, *carry, *x)
         return out[:carries], out[carries:]
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
-    final, outputs = lax.scan(step, initial, stacked, **options)
+    final, outputs = lax.scan(step, [*map(reading.lower, initial)], [*map(reading.stacked, stacked)], **options)
     return [*final, *outputs]
 
 

@@ -12,6 +12,7 @@ from jax.extend.core import primitives as prim
 
 from jaxcompress.interpreters.atoms import CONSTANT, FIXED, Atoms, Axis, Labels, labels_of
 from jaxcompress.interpreters.base import INLINE, Reading, evaluate
+from jaxcompress.interpreters.loops import scan_operands
 from jaxcompress.interpreters.primitives import ELEMENTWISE, matched
 
 
@@ -284,12 +285,11 @@ class _Rules:
 
         A carry that starts as a constant does not stay one, and what it meets in the body would not be tied to it.
         """
-        consts, carries = params["num_consts"], params["num_carry"]
-        found = [labels_of(value) for value in values]
-        carried = [Labels(_changing(along) for along in labels) for labels in found[consts : consts + carries]]
-        stacked = found[consts + carries :]
+        consts, initial, stacked = scan_operands(params, [labels_of(value) for value in values])
+        carried = [Labels(_changing(along) for along in labels) for labels in initial]
+        carries = len(carried)
         self.atoms.fix([labels[0] for labels in stacked])
-        inner = [*found[:consts], *carried, *(Labels(labels[1:]) for labels in stacked)]
+        inner = [*consts, *carried, *(Labels(labels[1:]) for labels in stacked)]
         out = [labels_of(value) for value in evaluate(reading, params["jaxpr"], inner)]
         for before, after in zip(carried, out[:carries], strict=True):
             self._met(before, after)

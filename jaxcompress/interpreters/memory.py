@@ -9,6 +9,7 @@ from jax.extend import core
 from jax.extend.core import primitives as prim
 
 from jaxcompress.interpreters.base import INLINE, nested
+from jaxcompress.interpreters.loops import scan_operands
 from jaxcompress.interpreters.primitives import ELEMENTWISE
 
 _IN_PLACE = frozenset([*ELEMENTWISE, prim.reshape_p, prim.squeeze_p, prim.broadcast_in_dim_p])
@@ -91,8 +92,9 @@ def _bodies(eqn: core.JaxprEqn, operands: Sequence[int | None]) -> list[tuple[co
     given = [None if operand is None else 0 for operand in operands]
     params = eqn.params
     if eqn.primitive is prim.scan_p:
-        first, after = params["num_consts"], params["num_consts"] + params["num_carry"]
-        return [(body, [*given[:first], *[0] * params["num_carry"], *given[after:]]) for body in nested(eqn)]
+        scanned = scan_operands(params, given)
+        inner = [*scanned.consts, *[0] * len(scanned.carries), *scanned.stacked]
+        return [(body, inner) for body in nested(eqn)]
     if eqn.primitive is prim.while_p:
         first, after = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
         carries: list[int | None] = [0] * (len(given) - after)

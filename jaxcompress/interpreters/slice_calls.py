@@ -11,6 +11,7 @@ from jax.extend import core
 from jax.extend.core import primitives as prim
 
 from jaxcompress.interpreters.base import CALLS, Reading, Rule, evaluate
+from jaxcompress.interpreters.loops import scan_operands
 from jaxcompress.interpreters.slice_moves import window
 from jaxcompress.interpreters.slices import Slices, is_known, lowered, narrowed, sliceable
 
@@ -34,9 +35,9 @@ def _remat(reading: Reading, params: dict[str, Any], values: Sequence[Any]) -> l
 
 def _scan(reading: Reading, params: dict[str, Any], values: Sequence[Any]) -> list[Any]:
     """Carries `Slices` of a known fill from turn to turn where every turn leaves them cut alike."""
-    consts, carries = params["num_consts"], params["num_carry"]
-    fixed, initial = values[:consts], [_carried(value) for value in values[consts : consts + carries]]
-    stacked = [sliceable(value) for value in values[consts + carries :]]
+    fixed, initial, stacked = scan_operands(params, values)
+    initial, stacked = [_carried(value) for value in initial], [sliceable(value) for value in stacked]
+    carries = len(initial)
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
 
     def turn(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:

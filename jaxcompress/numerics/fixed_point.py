@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 from jaxtyping import Int32, Int64
 
@@ -31,14 +31,25 @@ def multiplier_of(real: np.ndarray | np.float64 | Array) -> Multiplier:
     Known reals become known multipliers; traced ones are of a scope in which JAX has 64 bits.
     """
     with jax.enable_x64(True):
-        xp = jnp if isinstance(real, Tracer) else np
-        fraction, exponent = xp.frexp(xp.asarray(real, np.float64))
+        xp, split = (jnp, _fraction_and_exponent) if isinstance(real, Tracer) else (np, np.frexp)
+        fraction, exponent = split(xp.asarray(real, np.float64))
         multiplier = xp.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
         carried = multiplier == 2**31
         multiplier, exponent = xp.where(carried, 2**30, multiplier), exponent + carried.astype(np.int32)
         vanishes = (multiplier == 0) | (exponent < -31)
         found = xp.where(vanishes, 0, multiplier), xp.where(vanishes, 0, exponent)
         return Multiplier(*(part.astype(np.int32) for part in found))
+
+
+def _fraction_and_exponent(real: Array) -> tuple[Array, Array]:
+    """Returns what `numpy.frexp` does for positive normal float64, from their bits; below them, a vanishing exponent.
+
+    `jnp.frexp` does not serve: newer JAX expands it after the scope of 64 bits has ended.
+    """
+    bits = lax.bitcast_convert_type(real, jnp.int64)
+    exponent = (bits >> 52) - 1022
+    fraction = lax.bitcast_convert_type((bits & (2**52 - 1)) | (1022 << 52), jnp.float64)
+    return fraction, exponent.astype(jnp.int32)
 
 
 def multiply(values: Int32[Array, "..."], by: Multiplier, ties: Ties = "away") -> Int32[Array, "..."]:

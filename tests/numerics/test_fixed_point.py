@@ -161,3 +161,21 @@ def test_wide_products_keep_sixteen_bits_of_the_factor(values, factors, shift):
         found = fixed_point.multiply_wide(jnp.asarray(values, jnp.int64), by)
     assert found.dtype == jnp.int32
     assert found.tolist() == [(x + 2**31) % 2**32 - 2**31 for x in expected]  # what does not fit is cut, as by a cast
+
+
+def test_traced_reals_have_the_multipliers_of_known_ones():
+    """Within a step of 32 bits, in a scope of 64 that ends before the step is compiled."""
+    draws = np.random.default_rng(0).uniform(-40, 12, 2000)
+    edges = [1.0, 0.5, 2.0**-30, 2.0**-31, 2.0**-32, 2.0**-33, 1e-38, 1e-45, 0.0]
+    reals = np.concatenate([2.0**draws, edges]).astype(np.float32)
+
+    @jax.jit
+    def step(reals):
+        with jax.enable_x64(True):
+            wide = reals.astype(jnp.float64)
+            return fixed_point.multiplier_of(wide), fixed_point.multiplier_of(wide / 3)
+
+    for traced, known in zip(step(reals), (reals.astype(np.float64), reals.astype(np.float64) / 3), strict=True):
+        expected = fixed_point.multiplier_of(known)
+        np.testing.assert_array_equal(traced.multiplier, expected.multiplier)
+        np.testing.assert_array_equal(traced.shift, expected.shift)
