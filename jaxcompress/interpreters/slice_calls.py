@@ -12,6 +12,7 @@ from jax.extend.core import primitives as prim
 
 from jaxcompress.interpreters.base import CALLS, Reading, Rule, evaluate
 from jaxcompress.interpreters.slice_moves import window
+from jaxcompress.interpreters.slice_stacks import unstack
 from jaxcompress.interpreters.slices import Slices, is_known, lowered, narrowed, sliceable
 
 
@@ -149,5 +150,6 @@ SLICE_CALLS: dict[core.Primitive, Rule] = CALLS | {
     prim.remat_p: _remat,
     prim.scan_p: _scan,
     lax.split_p: _split,
+    lax.unstack_p: unstack,
     lax.optimization_barrier_p: lambda reading, params, values: list(values),
 }

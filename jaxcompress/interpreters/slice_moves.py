@@ -39,7 +39,7 @@ def _of_slices(rule: Rule) -> Rule:
     return guarded
 
 
-def _moved(fill: Fill, function: Callable[[Any], Any]) -> Fill:
+def moved(fill: Fill, function: Callable[[Any], Any]) -> Fill:
     """Moves the axes of a fill."""
     return fill if is_known(fill) else function(fill)
 
@@ -48,19 +48,24 @@ def _moved(fill: Fill, function: Callable[[Any], Any]) -> Fill:
 def _transposed(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
     (x,), order = values, params["permutation"]
     out = bind(reading, prim.transpose_p, x.value, **params)
-    fill = _moved(x.fill, lambda fill: lax.transpose(fill, order))
+    fill = moved(x.fill, lambda fill: lax.transpose(fill, order))
     return made(out, [x.shape[i] for i in order], [x.keep[i] for i in order], fill)
 
 
 def _squeezed(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    (x,), gone = values, params["dimensions"]
+    (x,) = values
+    return without_axis(x, params["dimensions"]) if isinstance(x, Slices | Spread) else NotImplemented
+
+
+def without_axis(x: Any, gone: Sequence[int]) -> Any:
+    """Returns a value without some of its axes of one entry."""
     if isinstance(x, Spread):
         shape = [n for axis, n in enumerate(x.shape) if axis not in gone]
-        return Spread(_moved(x.value, lambda value: lax.squeeze(value, gone)), shape, x.dtype)
+        return Spread(moved(x.value, lambda value: lax.squeeze(value, gone)), shape, x.dtype)
     if not isinstance(x, Slices):
-        return NotImplemented
+        return lax.squeeze(dense(x), gone)
     left = [axis for axis in range(x.ndim) if axis not in gone]
-    fill = _moved(x.fill, lambda fill: lax.squeeze(fill, gone))
+    fill = moved(x.fill, lambda fill: lax.squeeze(fill, gone))
     return made(lax.squeeze(dense(x.value), gone), [x.shape[i] for i in left], [x.keep[i] for i in left], fill)
 
 
@@ -88,7 +93,7 @@ def _broadcast(reading: Reading, values: Sequence[Any], params: dict[str, Any]) 
     for axis, place in enumerate(placed):
         keep[place] = x.keep[axis]
     out = lax.broadcast_in_dim(dense(x.value), left_of(shape, tuple(keep)), placed)
-    return made(out, shape, keep, _moved(x.fill, lambda fill: along(fill, fill.shape)))
+    return made(out, shape, keep, moved(x.fill, lambda fill: along(fill, fill.shape)))
 
 
 def _reshaped(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -138,7 +143,8 @@ def _reshaped_fill(fill: Fill, before: Sequence[int], after: Sequence[int]) -> F
     return lax.reshape(fill, sizes)
 
 
-def _concatenated(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+def concatenated(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Joins values along an axis; it may be cut, the others are cut as any of the values is."""
     if not any(isinstance(value, Slices) for value in values):
         return NotImplemented
     joined, shape = params["dimension"], list(values[0].shape)
@@ -259,7 +265,7 @@ MOVES: dict[core.Primitive, Rule] = {
     prim.squeeze_p: _squeezed,
     prim.broadcast_in_dim_p: _broadcast,
     prim.reshape_p: _reshaped,
-    prim.concatenate_p: _concatenated,
+    prim.concatenate_p: concatenated,
     prim.slice_p: _windowed,
     prim.pad_p: _padded,
     prim.gather_p: _gathered,

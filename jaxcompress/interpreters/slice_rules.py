@@ -18,6 +18,7 @@ from jaxcompress.arrays import dense, is_compressed
 from jaxcompress.interpreters.base import Reading, Rule, bind
 from jaxcompress.interpreters.primitives import ELEMENTWISE
 from jaxcompress.interpreters.slice_moves import MOVES
+from jaxcompress.interpreters.slice_stacks import STACKS
 from jaxcompress.interpreters.slices import (
     Slices,
     Spread,
@@ -40,7 +41,7 @@ def rules() -> dict[core.Primitive, Rule]:
     found: dict[core.Primitive, Rule] = {primitive: _elementwise(primitive) for primitive in ELEMENTWISE}
     found |= {p: _reduced(p) for p in (prim.reduce_sum_p, prim.reduce_max_p, prim.reduce_min_p)}
     found |= {p: _window(p) for p in (prim.reduce_window_max_p, prim.reduce_window_sum_p, prim.reduce_window_min_p)}
-    return found | MOVES | {prim.dot_general_p: _dot, prim.conv_general_dilated_p: _conv}
+    return found | MOVES | STACKS | {prim.dot_general_p: _dot, prim.conv_general_dilated_p: _conv}
 
 
 # Elementwise operations
