@@ -196,15 +196,8 @@ class _Rules:
         shape = [0 if axis == joined else size for axis, size in enumerate(found[0].shape)]
         others = [Labels(np.full(0, FIXED) if i == joined else along for i, along in enumerate(v)) for v in found]
         out = list(self._tied(others, shape))
-        self._keep_beside_constants(found, out, joined)
         out[joined] = np.concatenate([labels[joined] for labels in found])
         return Labels(out)
-
-    def _keep_beside_constants(self, found: Sequence[Labels], out: Sequence[Axis], joined: int | None = None) -> None:
-        """Fixes the axes along which one of the values is constant, which has no channel to lose."""
-        for axis, along in enumerate(out):
-            if axis != joined and any(np.any(v[axis] == CONSTANT) for v in found) and self.atoms.free(along):
-                self.atoms.fix([along])
 
     def tiled(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         """Repeats the labels along each axis: what is made of one entry goes with it. One entry stands for all."""
@@ -217,7 +210,6 @@ class _Rules:
         """Ties the values of a stack entry by entry; those along the new axis stay."""
         found = [labels_of(value) for value in values]
         out = list(self._tied(found, found[0].shape))
-        self._keep_beside_constants(found, out)
         out.insert(params["axis"], np.full(len(found), FIXED))
         return Labels(out)
 

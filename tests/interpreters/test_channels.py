@@ -167,6 +167,17 @@ def test_squeeze_and_excite_ties_the_gate_to_what_it_gates():
     assert places(groups) == [[("a", 3), ("b", 0), ("c", 1), ("d", 2)], [("b", 1), ("c", 0)]]
 
 
+def test_constants_go_with_the_channels_that_they_meet():
+    mean, token = np.arange(4, dtype=np.float32), np.ones((1, 1, 4), np.float32)
+
+    def apply(p, x):
+        x = jnp.concatenate([jnp.tile(token, (2, 1, 1)), x @ p["a"] - mean[None, None]], 1)
+        return jnp.stack([x, jnp.zeros_like(x)], 1).sum(1) @ p["b"]
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(4, 1)), (2, 5, 3))
+    assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
 # Stacks and repetitions
 
 
