@@ -173,6 +173,36 @@ class FusedAttention(nn.Module):
         return nn.Dense(2, name="head")((x + nn.Dense(width, name="out")(mixed.reshape(x.shape)))[:, -1])
 
 
+class NNXTokens(nnx.Module):
+    """A vision transformer with a class token that is repeated for each image, in one block."""
+
+    def __init__(self, rngs):
+        self.patch = nnx.Conv(3, 8, (2, 2), strides=(2, 2), rngs=rngs)
+        self.token = nnx.Param(nnx.initializers.normal(0.5)(rngs.params(), (1, 1, 8)))
+        self.positions = nnx.Param(nnx.initializers.normal(0.5)(rngs.params(), (1, 5, 8)))
+        self.before, self.between, self.last = (nnx.LayerNorm(8, rngs=rngs) for _ in range(3))
+        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(8, 12, rngs=rngs), nnx.Linear(12, 8, rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, images):
+        x = self.patch(images).reshape(images.shape[0], -1, 8)
+        x = jnp.concatenate([jnp.tile(self.token[...], (images.shape[0], 1, 1)), x], 1) + self.positions[...]
+        x = x + self.attention(self.before(x))
+        x = x + self.down(nnx.gelu(self.up(self.between(x))))
+        return self.head(self.last(x)[:, 0])
+
+
+class Pairs(nn.Module):
+    """Values that are stacked along a new axis, mixed, taken apart and repeated."""
+
+    @nn.compact
+    def __call__(self, x):
+        pair = jnp.stack([nn.Dense(6, name="a")(x), nn.relu(nn.Dense(6, name="b")(x))], 1)
+        first, second = jnp.unstack(nn.LayerNorm()(pair + nn.Dense(6, name="mixed")(pair)), axis=1)
+        return nn.Dense(2, name="head")(jnp.tile(first * nn.sigmoid(second), (1, 2)))
+
+
 class ScanBlock(nn.Module):
     @nn.compact
     def __call__(self, x, _):
@@ -219,6 +249,7 @@ CHANNEL_NETS: dict[str, Callable[[], ChannelNet]] = {
     "linen_fused_attention": lambda: linen(FusedAttention(), 2, 4, 5),
     "linen_densenet": lambda: linen(DenseNet(), 1, 6, 6, 3),
     "linen_squeeze_excite": lambda: linen(SqueezeExcite(), 2, 6, 6, 3),
+    "linen_pairs": lambda: linen(Pairs(), 3, 5),
     "linen_gated": lambda: linen(Gated(), 3, 5),
     "linen_normalized": lambda: linen(Normalized(), 1, 4, 4, 3),
     "linen_scan": lambda: linen(Scanned(), 2, 5),
@@ -228,6 +259,7 @@ CHANNEL_NETS: dict[str, Callable[[], ChannelNet]] = {
     "nnx_resnet": lambda: of_nnx(NNXResNet, 1, 8, 8, 3),
     "nnx_mobilenet": lambda: of_nnx(NNXMobile, 1, 6, 6, 3),
     "nnx_attention": lambda: of_nnx(NNXAttention, 2, 5, 8),
+    "nnx_tokens": lambda: of_nnx(NNXTokens, 2, 4, 4, 3),
     "nnx_densenet": lambda: of_nnx(NNXDenseNet, 1, 6, 6, 3),
     "nnx_squeeze_excite": lambda: of_nnx(NNXSqueezeExcite, 2, 6, 6, 3),
     "nnx_gated": lambda: of_nnx(NNXGated, 3, 5),

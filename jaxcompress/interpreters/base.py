@@ -30,7 +30,8 @@ class Reading(NamedTuple):
     scan over in a form that a scan may slice, part by part, along its first axis. `calls`, when given, maps the calls
     and loops whose programs are read too to their rules, of ``(reading, params, values) -> values``. An equation that
     concerns the reading and has no rule goes to ``otherwise(equation, values)``, which may raise or return its outputs;
-    for None, as by default, it runs as it stands.
+    for None, as by default, it runs as it stands. `constant(value)` turns an array that a program closes over into a
+    value of the reading; by default it stays what it is.
     """
 
     rules: dict[core.Primitive, Rule]
@@ -39,6 +40,7 @@ class Reading(NamedTuple):
     stacked: Callable[[Any], Any]
     calls: dict[core.Primitive, Rule] | None = None
     otherwise: Callable[[core.JaxprEqn, Sequence[Any]], list[Any] | None] = lambda equation, values: None
+    constant: Callable[[Any], Any] = lambda value: value
 
 
 class Program(NamedTuple):
@@ -78,7 +80,7 @@ def trace(
 def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
     """Evaluates a program on `values`, some of which may be of the reading's own types."""
     jaxpr = closed.jaxpr
-    env: dict[core.Var, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    env: dict[core.Var, Any] = dict(zip(jaxpr.constvars, map(reading.constant, closed.consts), strict=True))
     env.update(zip(jaxpr.invars, values, strict=True))
 
     def read(atom: Any) -> Any:

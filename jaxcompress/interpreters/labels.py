@@ -74,9 +74,12 @@ def reading(atoms: Atoms, splits: Splits, pinned: dict[str, int], summed: list[A
         prim.slice_p: rules.sliced,
         prim.pad_p: rules.padded,
         prim.gather_p: rules.gathered,
+        lax.tile_p: rules.tiled,
+        lax.stack_p: rules.piled,
     }
     calls = INLINE | {
         lax.split_p: rules.split_up,
+        lax.unstack_p: rules.unpiled,
         lax.optimization_barrier_p: lambda reading, params, values: list(values),
         prim.scan_p: rules.scanned,
         prim.cond_p: rules.branched,
@@ -194,11 +197,28 @@ class _Rules:
         shape = [0 if axis == joined else size for axis, size in enumerate(found[0].shape)]
         others = [Labels(np.full(0, FIXED) if i == joined else along for i, along in enumerate(v)) for v in found]
         out = list(self._tied(others, shape))
-        for axis, along in enumerate(out):  # what is constant beside what may go has no channel to lose
-            if axis != joined and any(np.any(v[axis] == CONSTANT) for v in found) and self.atoms.free(along):
-                self.atoms.fix([along])
         out[joined] = np.concatenate([labels[joined] for labels in found])
         return Labels(out)
+
+    def tiled(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
+        """Repeats the labels along each axis: what is made of one entry goes with it. One entry stands for all."""
+        return Labels(
+            np.full(times, CONSTANT) if len(along) == 1 != times else np.tile(along, times)
+            for along, times in zip(labels_of(values[0]), params["reps"], strict=True)
+        )
+
+    def piled(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
+        """Ties the values of a stack entry by entry; those along the new axis stay."""
+        found = [labels_of(value) for value in values]
+        out = list(self._tied(found, found[0].shape))
+        out.insert(params["axis"], np.full(len(found), FIXED))
+        return Labels(out)
+
+    def unpiled(self, _: Reading, params: dict[str, Any], values: Sequence[Any]) -> list[Labels]:
+        """Takes a stack apart along an axis that stays: without one of its entries nothing of a value would be left."""
+        (x,), gone = values, params["axis"]
+        self.atoms.fix([x[gone]])
+        return [Labels(along for axis, along in enumerate(x) if axis != gone)] * len(x[gone])
 
     def sliced(self, _: Reading, values: Sequence[Any], params: dict[str, Any]) -> Labels:
         strides = params["strides"] or (1,) * len(values[0])

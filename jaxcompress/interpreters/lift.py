@@ -16,7 +16,7 @@ from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
 from jaxcompress.interpreters.slice_calls import SLICE_CALLS, custom_jvp
 from jaxcompress.interpreters.slice_rules import rules
-from jaxcompress.interpreters.slices import lowered, of_leaf, sliceable
+from jaxcompress.interpreters.slices import lowered, of_constant, of_leaf, sliceable
 from jaxcompress.interpreters.zeros import without_zeros
 from jaxcompress.paths import Params
 
@@ -231,6 +231,7 @@ def _on_slices() -> Reading:
         stacked=sliceable,
         calls=SLICE_CALLS,
         otherwise=lambda equation, values: custom_jvp(_ON_SLICES, equation, values),
+        constant=of_constant,
     )
 
 

@@ -153,6 +153,7 @@ class _Tape:
 _PRODUCTS = (prim.mul_p, prim.dot_general_p, prim.conv_general_dilated_p)
 _MOVES = (
     *(prim.broadcast_in_dim_p, prim.reshape_p, prim.transpose_p, prim.squeeze_p, prim.slice_p, lax.rev_p),
+    lax.tile_p,
     *(prim.reduce_max_p, prim.reduce_min_p, prim.stop_gradient_p, prim.copy_p),
 )
 _SUMS = (prim.reduce_sum_p, prim.reduce_window_sum_p, prim.cumsum_p)

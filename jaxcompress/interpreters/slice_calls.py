@@ -13,6 +13,7 @@ from jax.extend.core import primitives as prim
 from jaxcompress.interpreters.base import CALLS, Reading, Rule, evaluate
 from jaxcompress.interpreters.loops import scan_operands
 from jaxcompress.interpreters.slice_moves import window
+from jaxcompress.interpreters.slice_stacks import unstack
 from jaxcompress.interpreters.slices import Slices, is_known, lowered, narrowed, sliceable
 
 
@@ -142,13 +143,25 @@ def _parts(tangent: Any, like: Any) -> list[Any]:
     part = narrowed(tangent, like.keep, like.shape)
     if is_known(like.fill):
         return [part]
-    fill = tangent.fill if isinstance(tangent, Slices) else 0.0
-    return [part, jnp.broadcast_to(jnp.asarray(fill, like.dtype), like.fill.shape)]
+    return [part, jnp.broadcast_to(_fill_of(tangent, like), like.fill.shape)]
+
+
+def _fill_of(tangent: Any, like: Slices) -> Any:
+    """Returns what a tangent is at the entries that the value it belongs to has lost."""
+    if isinstance(tangent, Slices) and tangent.cut == like.cut:
+        return jnp.asarray(tangent.fill, like.dtype)
+    array = lowered(tangent)
+    for axis in like.cut:
+        if like.fill.shape[axis] == 1:
+            lost = next(entry for entry in range(like.shape[axis]) if entry not in set(like.keep[axis] or ()))
+            array = lax.slice_in_dim(array, lost, lost + 1, axis=axis)
+    return array
 
 
 SLICE_CALLS: dict[core.Primitive, Rule] = CALLS | {
     prim.remat_p: _remat,
     prim.scan_p: _scan,
     lax.split_p: _split,
+    lax.unstack_p: unstack,
     lax.optimization_barrier_p: lambda reading, params, values: list(values),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.extend import core
 from jax.extend.core import primitives as prim
 
@@ -18,6 +18,7 @@ from jaxcompress.interpreters.slices import (
     Fill,
     Slices,
     Spread,
+    at_once,
     is_known,
     keep_of,
     lowered,
@@ -39,28 +40,33 @@ def _of_slices(rule: Rule) -> Rule:
     return guarded
 
 
-def _moved(fill: Fill, function: Callable[[Any], Any]) -> Fill:
+def moved(fill: Fill, function: Callable[[Any], Any]) -> Fill:
     """Moves the axes of a fill."""
-    return fill if is_known(fill) else function(fill)
+    return fill if is_known(fill) else at_once(function, fill)
 
 
 @_of_slices
 def _transposed(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
     (x,), order = values, params["permutation"]
     out = bind(reading, prim.transpose_p, x.value, **params)
-    fill = _moved(x.fill, lambda fill: lax.transpose(fill, order))
+    fill = moved(x.fill, lambda fill: lax.transpose(fill, order))
     return made(out, [x.shape[i] for i in order], [x.keep[i] for i in order], fill)
 
 
 def _squeezed(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    (x,), gone = values, params["dimensions"]
+    (x,) = values
+    return without_axis(x, params["dimensions"]) if isinstance(x, Slices | Spread) else NotImplemented
+
+
+def without_axis(x: Any, gone: Sequence[int]) -> Any:
+    """Returns a value without some of its axes of one entry."""
     if isinstance(x, Spread):
         shape = [n for axis, n in enumerate(x.shape) if axis not in gone]
-        return Spread(_moved(x.value, lambda value: lax.squeeze(value, gone)), shape, x.dtype)
+        return Spread(moved(x.value, lambda value: lax.squeeze(value, gone)), shape, x.dtype)
     if not isinstance(x, Slices):
-        return NotImplemented
+        return lax.squeeze(dense(x), gone)
     left = [axis for axis in range(x.ndim) if axis not in gone]
-    fill = _moved(x.fill, lambda fill: lax.squeeze(fill, gone))
+    fill = moved(x.fill, lambda fill: lax.squeeze(fill, gone))
     return made(lax.squeeze(dense(x.value), gone), [x.shape[i] for i in left], [x.keep[i] for i in left], fill)
 
 
@@ -80,7 +86,7 @@ def _broadcast(reading: Reading, values: Sequence[Any], params: dict[str, Any]) 
     if (known := number(x)) is not None:
         return Spread(known, shape, x.dtype)
     if isinstance(x, Spread):
-        return Spread(along(x.value, x.axes), shape, x.dtype)
+        return Spread(at_once(lambda value: along(value, x.axes), x.value), shape, x.dtype)
     if not isinstance(x, Slices):
         array = dense(x)
         return Spread(along(array, array.shape), shape, array.dtype)
@@ -88,7 +94,7 @@ def _broadcast(reading: Reading, values: Sequence[Any], params: dict[str, Any]) 
     for axis, place in enumerate(placed):
         keep[place] = x.keep[axis]
     out = lax.broadcast_in_dim(dense(x.value), left_of(shape, tuple(keep)), placed)
-    return made(out, shape, keep, _moved(x.fill, lambda fill: along(fill, fill.shape)))
+    return made(out, shape, keep, moved(x.fill, lambda fill: along(fill, fill.shape)))
 
 
 def _reshaped(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -135,31 +141,50 @@ def _reshaped_fill(fill: Fill, before: Sequence[int], after: Sequence[int]) -> F
         if any(whole):
             for axis in new:
                 sizes[axis] = after[axis]
-    return lax.reshape(fill, sizes)
+    return at_once(lambda fill: lax.reshape(fill, sizes), fill)
 
 
-def _concatenated(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+def concatenated(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Joins values along an axis; it may be cut, the others are cut as any of the values is."""
     if not any(isinstance(value, Slices) for value in values):
         return NotImplemented
     joined, shape = params["dimension"], list(values[0].shape)
     shape[joined] = sum(value.shape[joined] for value in values)
     others = list(united([_without(value, joined) for value in values], shape))
-    cut = [axis for axis, entries in enumerate(others) if entries is not None]
-    offset, along, parts, fills = 0, [], [], []
+    offset, along, parts, fills, seen = 0, [], [], [], []
     for value in values:
         keep = list(others)
         keep[joined] = own = keep_of(value)[joined]
         places = [axis for axis, entries in enumerate(keep) if entries is not None]
-        if places:  # what is whole has nothing that is known outside
-            fills.append(outside(value, places, value.shape))
+        fills.append(outside(value, places, value.shape) if places else 0.0)  # of what is whole none is seen
         along += [offset + entry for entry in (range(value.shape[joined]) if own is None else own)]
         offset += value.shape[joined]
         parts.append(dense(narrowed(value, tuple(keep), value.shape)))
-    known = [fill for fill in fills if is_known(fill)]
-    if len(known) != len(fills) or len(set(known)) != 1 or (cut and len(fills) != len(values)):
+        seen.append(bool(places))
+    if any(fill is None for fill in fills):
         return NotImplemented
     others[joined] = tuple(along) if len(along) < shape[joined] else None
-    return made(lax.concatenate(parts, joined), shape, others, known[0])
+    numbers = {fill if is_known(fill) else None for fill, cut in zip(fills, seen, strict=True) if cut}
+    fill = numbers.pop() if len(numbers) == 1 and None not in numbers else _joined_fills(fills, values, joined)
+    return made(lax.concatenate(parts, joined), shape, others, fill)
+
+
+def _joined_fills(fills: Sequence[Fill], values: Sequence[Any], joined: int) -> Array:
+    """Returns the fill of what is joined along an axis, whole along that."""
+    dtype = values[0].dtype
+
+    def join(*fills: Any) -> Array:
+        arrays = [jnp.asarray(fill, dtype) for fill in fills]
+        arrays = [array if array.ndim else array.reshape([1] * values[0].ndim) for array in arrays]
+        sizes = np.broadcast_shapes(*(np.delete(array.shape, joined).tolist() for array in arrays))
+        counts = [value.shape[joined] for value in values]
+        wholes = [
+            jnp.broadcast_to(array, (*sizes[:joined], count, *sizes[joined:]))
+            for array, count in zip(arrays, counts, strict=True)
+        ]
+        return lax.concatenate(wholes, joined)
+
+    return at_once(join, *fills)
 
 
 def _without(value: Any, axis: int) -> Any:
@@ -184,10 +209,10 @@ def window(x: Slices, cuts: Sequence[tuple[int, int, int]]) -> Any:
     for axis, where in enumerate(cuts):
         entries, kept = range(*where), x.keep[axis]
         shape.append(len(entries))
+        if not is_known(fill) and fill.shape[axis] > 1:
+            fill = at_once(lambda fill, where=where, axis=axis: lax.slice_in_dim(fill, *where, axis), fill)
         if kept is None:
             out = lax.slice_in_dim(out, *where, axis)
-            if not is_known(fill) and fill.shape[axis] > 1:
-                fill = lax.slice_in_dim(fill, *where, axis)
             keep.append(None)
             continue
         chosen = [(place, entries.index(entry)) for place, entry in enumerate(kept) if entry in entries]
@@ -259,7 +284,7 @@ MOVES: dict[core.Primitive, Rule] = {
     prim.squeeze_p: _squeezed,
     prim.broadcast_in_dim_p: _broadcast,
     prim.reshape_p: _reshaped,
-    prim.concatenate_p: _concatenated,
+    prim.concatenate_p: concatenated,
     prim.slice_p: _windowed,
     prim.pad_p: _padded,
     prim.gather_p: _gathered,

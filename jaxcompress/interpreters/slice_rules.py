@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend import core
@@ -18,15 +19,18 @@ from jaxcompress.arrays import dense, is_compressed
 from jaxcompress.interpreters.base import Reading, Rule, bind
 from jaxcompress.interpreters.primitives import ELEMENTWISE
 from jaxcompress.interpreters.slice_moves import MOVES
+from jaxcompress.interpreters.slice_stacks import STACKS
 from jaxcompress.interpreters.slices import (
     Slices,
     Spread,
     apply_to_fills,
+    at_once,
     count,
     is_known,
     keep_of,
     made,
     narrowed,
+    narrowed_fill,
     number,
     outside,
     united,
@@ -40,7 +44,7 @@ def rules() -> dict[core.Primitive, Rule]:
     found: dict[core.Primitive, Rule] = {primitive: _elementwise(primitive) for primitive in ELEMENTWISE}
     found |= {p: _reduced(p) for p in (prim.reduce_sum_p, prim.reduce_max_p, prim.reduce_min_p)}
     found |= {p: _window(p) for p in (prim.reduce_window_max_p, prim.reduce_window_sum_p, prim.reduce_window_min_p)}
-    return found | MOVES | {prim.dot_general_p: _dot, prim.conv_general_dilated_p: _conv}
+    return found | MOVES | STACKS | {prim.dot_general_p: _dot, prim.conv_general_dilated_p: _conv}
 
 
 # Elementwise operations
@@ -115,16 +119,39 @@ def _reduced(primitive: core.Primitive) -> Rule:
         lost = [axis for axis in x.cut if axis in axes]
         if zero_outside(x) and primitive is prim.reduce_sum_p:
             return made(out, shape, keep, 0.0)
-        fill = whole_fill(x, axes)  # one of what was removed, along the axes that go whole
-        fill = primitive.bind(fill, **params)
-        whole, kept = count(x.shape, lost), count(x.value.shape, lost)
-        if lost:
-            rest = fill * np.asarray(whole - kept, fill.dtype) if primitive is prim.reduce_sum_p else fill
-            out = combine(out, lax.broadcast_in_dim(rest, out.shape, tuple(range(out.ndim))))
-        fill = fill * np.asarray(whole, fill.dtype) if primitive is prim.reduce_sum_p else fill
-        return made(out, shape, keep, _known_sum(primitive, x, axes) if is_known(x.fill) else fill)
+        whole = whole_fill(x, axes)
+        for part, sizes in _removed(whole, x, lost):
+            rest = narrowed_fill(_reduced_fill(primitive, params, part, sizes), keep)
+            out = combine(out, jnp.broadcast_to(rest, out.shape))
+        if is_known(x.fill) or all(entries is None for entries in keep):
+            return made(out, shape, keep, _known_sum(primitive, x, axes) if is_known(x.fill) else 0.0)
+        return made(out, shape, keep, _reduced_fill(primitive, params, whole, x.shape))
 
     return rule
+
+
+def _removed(fill: Any, x: Slices, lost: Sequence[int]) -> list[tuple[Any, list[int]]]:
+    """Returns the fill at all that is removed along the axes `lost`, in parts, and how many entries each has."""
+    parts = []
+    for i, axis in enumerate(lost):
+        chosen: list[Sequence[int] | None] = [None] * x.ndim
+        for before in lost[:i]:
+            chosen[before] = x.keep[before]
+        chosen[axis] = np.setdiff1d(np.arange(x.shape[axis]), x.keep[axis] or ()).tolist()
+        sizes = [n if entries is None else len(entries) for n, entries in zip(x.shape, chosen, strict=True)]
+        parts.append((narrowed_fill(fill, chosen), sizes))
+    return parts
+
+
+def _reduced_fill(primitive: core.Primitive, params: dict[str, Any], fill: Any, sizes: Sequence[int]) -> Any:
+    """Reduces a fill that stands for an array of `sizes`."""
+    times = count(sizes, [axis for axis in params["axes"] if fill.shape[axis] == 1])
+
+    def reduced(fill: Any) -> Any:
+        out = primitive.bind(fill, **params)
+        return out * np.asarray(times, out.dtype) if primitive is prim.reduce_sum_p and times > 1 else out
+
+    return at_once(reduced, fill)
 
 
 def _known_sum(primitive: core.Primitive, x: Slices, axes: Sequence[int]) -> Any:

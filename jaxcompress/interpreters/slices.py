@@ -2,8 +2,9 @@
 
 A `Slices` is computed at the entries kept along each axis, and is one value, its fill, at all others. The fill of a
 removed channel is zero behind a product or a convolution; it goes through what follows like any entry, so that it is
-one half behind a sigmoid, and the negative mean of what is left behind the subtraction of a mean. The logical shape
-stays that of the unmodified model, and `Slices.dense` is what the model would have computed with zeros.
+one half behind a sigmoid, and the negative mean of what is left behind the subtraction of a mean. Where a constant that
+the model closes over (a mean of batches, a table of positions) was added, it is another number at each entry. The
+logical shape stays that of the unmodified model, and `Slices.dense` is what the model would have computed with zeros.
 """
 
 import math
@@ -19,12 +20,13 @@ from jax.core import Tracer
 from jaxcompress.arrays import LowRank, Sliced, Zeros, dense, stacked
 from jaxcompress.arrays.sliced import Keep, cut, expand, left_of, take
 
-Fill = Any  # a Python number that is known while tracing, or an array of one entry along every axis that is cut
+# A Python number that is known while tracing, or an array of one entry or all along each axis.
+Fill = Any
 
 
 @jax.tree_util.register_pytree_node_class
 class Slices:
-    """Holds a value that is `value` at the entries of `keep` along the axes of `shape`, and `fill` elsewhere.
+    """Holds a value that is `value` at the entries of `keep` along the axes of `shape`, and that of `fill` elsewhere.
 
     `keep` cuts at least one axis. `value` may be a compressed leaf.
     """
@@ -68,7 +70,8 @@ class Spread:
     """Holds a value that is the same all along some axes of `shape`: those along which `value` has one entry.
 
     So it is known of a constant or a mask that was broadcast against a `Slices` what it is where that is cut. `value`
-    is a Python number if it is known while tracing.
+    is a Python number if it is known while tracing. Arrays that a model closes over are such values too, also where
+    they vary along all axes.
     """
 
     def __init__(self, value: Any, shape: Sequence[int], dtype: Any) -> None:
@@ -103,6 +106,24 @@ class Spread:
 def is_known(fill: Any) -> bool:
     """Tells whether a fill is a number that is known while tracing."""
     return isinstance(fill, bool | int | float)
+
+
+def of_constant(value: Any) -> Any:
+    """Returns an array that a program closes over as a value of which each entry is known."""
+    if not isinstance(value, np.ndarray | Array) or np.size(value) == 1:
+        return value
+    if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+        return value
+    array = at_once(jnp.asarray, value)
+    return Spread(array, array.shape, array.dtype)
+
+
+def at_once(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Computes a function of arrays while tracing, if none of them is traced."""
+    if any(isinstance(array, Tracer) for array in arrays):
+        return function(*arrays)
+    with jax.ensure_compile_time_eval():
+        return function(*arrays)
 
 
 def number(value: Any) -> float | None:
@@ -182,7 +203,7 @@ def narrowed(value: Any, keep: Keep, shape: Sequence[int]) -> Any:
         return _narrowed_spread(value, wanted)
     if keep_of(value) == wanted:
         return part_of(value)
-    part, fill = part_of(value), _narrowed_fill(value.fill, wanted) if isinstance(value, Slices) else 0.0
+    part, fill = part_of(value), narrowed_fill(value.fill, wanted) if isinstance(value, Slices) else 0.0
     before = [tuple(range(n)) if e is None else e for n, e in zip(value.shape, keep_of(value), strict=True)]
     after = [tuple(range(n)) if e is None else e for n, e in zip(value.shape, wanted, strict=True)]
     both = [sorted(set(a) & set(b)) for a, b in zip(before, after, strict=True)]
@@ -201,20 +222,17 @@ def narrowed(value: Any, keep: Keep, shape: Sequence[int]) -> Any:
     return expand(part, sizes, places, fill)
 
 
-def _narrowed_fill(fill: Fill, keep: Keep) -> Fill:
+def narrowed_fill(fill: Fill, keep: Sequence[Sequence[int] | None]) -> Fill:
+    """Returns a fill at some entries of each axis; an axis of one entry stands for all of them."""
     if not is_known(fill):
         for axis, entries in enumerate(keep):
             if entries is not None and fill.shape[axis] > 1:
-                fill = take(fill, entries, axis)
+                fill = at_once(lambda fill, axis=axis, entries=entries: take(fill, entries, axis), fill)
     return fill
 
 
 def _narrowed_spread(value: Spread, keep: Keep) -> Array:
-    part = jnp.asarray(value.value, value.dtype)
-    if part.ndim:
-        for axis, entries in enumerate(keep):
-            if entries is not None and part.shape[axis] > 1:
-                part = take(part, entries, axis)
+    part = jnp.asarray(narrowed_fill(value.value, keep), value.dtype)
     return jnp.broadcast_to(part, left_of(value.shape, keep))
 
 
@@ -230,9 +248,10 @@ def united(values: Sequence[Any], shape: Sequence[int]) -> Keep:
 
 
 def outside(value: Any, cut: Sequence[int], shape: Sequence[int]) -> Fill | None:
-    """Returns what a value is wherever an array of `shape` is cut along the axes `cut`; None where it varies there.
+    """Returns what a value is wherever an array of `shape` is cut along the axes `cut`; None where that is not known.
 
-    The answer is a number, or an array of as many axes as `shape`, of one entry along those that are cut.
+    The answer is a number, or an array of as many axes as `shape`, of one entry or all along each. Of an array that a
+    program computes, and that varies along an axis that is cut, it is not known: it would be computed twice.
     """
     if (known := number(value)) is not None:
         return known
@@ -240,10 +259,9 @@ def outside(value: Any, cut: Sequence[int], shape: Sequence[int]) -> Fill | None
         return value.fill if value.cut == tuple(cut) else None
     if np.ndim(value) == 0:
         return jnp.reshape(dense(value), (1,) * len(shape))
-    along = value.axes if isinstance(value, Spread) else value.shape
-    if any(along[axis] != 1 for axis in cut):
-        return None
-    return value.value if isinstance(value, Spread) else dense(value)
+    if isinstance(value, Spread):
+        return value.value
+    return None if any(value.shape[axis] != 1 for axis in cut) else dense(value)
 
 
 def apply_to_fills(
@@ -255,13 +273,16 @@ def apply_to_fills(
             out = operation(*(jnp.asarray(fill, dtype) for fill, dtype in zip(fills, dtypes, strict=True)))
             return np.asarray(out).item()
     together = np.broadcast_shapes(*(np.shape(fill) for fill in fills), (1,) * len(shape))
-    return operation(
-        *(jnp.broadcast_to(jnp.asarray(f, dtype), together) for f, dtype in zip(fills, dtypes, strict=True))
-    )
+
+    def whole(*fills: Any) -> Any:
+        arrays = (jnp.broadcast_to(jnp.asarray(f, dtype), together) for f, dtype in zip(fills, dtypes, strict=True))
+        return operation(*arrays)
+
+    return at_once(whole, *fills)
 
 
 def whole_fill(value: Slices, axes: Sequence[int]) -> Array:
-    """Returns the fill as an array that is whole along `axes` where they are not cut, of one entry along the others."""
+    """Returns the fill as an array that is whole along `axes` where they are not cut; along the others as it is."""
     fill = jnp.asarray(value.fill, value.dtype)
     old = fill.shape or (1,) * value.ndim
     wanted = [n if i in axes and value.keep[i] is None else old[i] for i, n in enumerate(value.shape)]

@@ -4,6 +4,7 @@ import pytest
 
 from jaxcompress import adapters, densify, quantize
 from jaxcompress.paths import flatten
+from tests.adapters.statistics import check_statistics_are_cut
 from tests.nets import LinenMLP, LinenResNet, data
 
 
@@ -32,6 +33,14 @@ def test_batch_statistics_are_closed_over():
     out = jax.jit(apply)(params, x)
     np.testing.assert_allclose(out, jax.jit(module.apply)(shifted, x), rtol=1e-6)
     assert not np.allclose(out, jax.jit(module.apply)(variables, x))
+
+
+def test_closed_over_statistics_are_cut_with_their_channels():
+    module, x = LinenResNet(), data(2, 8, 8, 3)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    moved = jax.tree.map(lambda a: a * 1.5 + 0.25, variables["batch_stats"])
+    apply, params = adapters.linen.functional(module, {**variables, "batch_stats": moved})
+    check_statistics_are_cut(apply, params, x)
 
 
 def test_variables_without_params_are_refused():

@@ -6,6 +6,7 @@ from flax import nnx
 
 from jaxcompress import adapters, densify, quantize
 from jaxcompress.paths import flatten
+from tests.adapters.statistics import check_statistics_are_cut
 from tests.nets import NNXMLP, NNXResNet, NNXScan, data
 
 
@@ -49,6 +50,14 @@ def test_batch_statistics_are_closed_over():
     apply, params = adapters.nnx.functional(module)
     assert not any("mean" in path or "var" in path for path in flatten(params))
     np.testing.assert_allclose(jax.jit(apply)(params, x), module(x), rtol=1e-5, atol=1e-6)
+
+
+def test_closed_over_statistics_are_cut_with_their_channels():
+    module, x = NNXResNet(nnx.Rngs(0)), data(2, 8, 8, 3)
+    statistics = nnx.state(module, nnx.BatchStat)
+    nnx.update(module, jax.tree.map(lambda a: a * 1.5 + 0.25, statistics))
+    apply, params = adapters.nnx.functional(module)
+    check_statistics_are_cut(apply, params, x)
 
 
 def test_what_a_call_changes_in_the_state_is_not_kept():

@@ -1,12 +1,16 @@
 """What is written of a model of which channels are removed is the smaller model."""
 
+import itertools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxcompress as jc
 from jaxcompress import prune
-from jaxcompress.export.litert import Model, tensors
+from jaxcompress.export.litert import Model, operators, tensors
 from jaxcompress.interpreters.integers import encode
 from tests.channel_nets import CHANNEL_NETS
 
@@ -60,3 +64,33 @@ def test_the_ledger_has_the_operations_and_the_bytes_of_what_is_left(removed):
     assert ledger.dense_macs == 24 * 24 * 25 * 4 + 8 * 8 * 25 * 4 * 6 + 96 * 8 + 8 * 3
     assert {entry.kind for entry in ledger.entries} == {"Sliced(Quantized 8-bit)", "Sliced(float32)", "float32"}
     assert ledger.packed_bytes < 2000 < 6000 < ledger.dense_bytes
+
+
+class Normalized(nnx.Module):
+    """Three convolutions with batch normalisation, whose statistics the adapter closes over."""
+
+    def __init__(self, rngs):
+        widths = (3, 32, 32, 32)
+        self.convs = nnx.List([nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in itertools.pairwise(widths)])
+        self.norms = nnx.List([nnx.BatchNorm(32, use_running_average=True, rngs=rngs) for _ in widths[1:]])
+        self.head = nnx.Linear(32, 10, rngs=rngs)
+        for i, norm in enumerate(self.norms):
+            norm.mean[...] = jax.random.normal(jax.random.key(i), (32,))
+            norm.var[...] = jnp.linspace(0.5, 2.0, 32)
+
+    def __call__(self, x):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnx.relu(norm(conv(x)))
+        return self.head(x.mean((1, 2)))
+
+
+@pytest.mark.slow
+def test_the_tflite_file_has_the_plain_operations_of_the_smaller_model(tmp_path):
+    apply, params = jc.adapters.nnx.functional(Normalized(nnx.Rngs(0)))
+    x, path = jax.random.normal(jax.random.key(3), (1, 16, 16, 3)), tmp_path / "small.tflite"
+    found = jc.channels(apply, params, x)
+    kept = {i: np.arange(group.channels) % 3 == 1 for i, group in enumerate(found.groups)}  # 11 of 32
+    assert jc.export.tflite(apply, prune.remove(params, found, kept), x, path) < 20_000
+    assert [operator.name for operator in operators(path.read_bytes())] == [*["CONV_2D"] * 3, "SUM", "FULLY_CONNECTED"]
+    weights = 11 * (27 + 2 * 99) + 3 * 11 + 110 + 10  # the norms are folded into kernels and biases
+    assert 4 * weights < path.stat().st_size < 4 * weights + 8_000

@@ -167,6 +167,66 @@ def test_squeeze_and_excite_ties_the_gate_to_what_it_gates():
     assert places(groups) == [[("a", 3), ("b", 0), ("c", 1), ("d", 2)], [("b", 1), ("c", 0)]]
 
 
+def test_constants_go_with_the_channels_that_they_meet():
+    mean, token = np.arange(4, dtype=np.float32), np.ones((1, 1, 4), np.float32)
+
+    def apply(p, x):
+        x = jnp.concatenate([jnp.tile(token, (2, 1, 1)), x @ p["a"] - mean[None, None]], 1)
+        return jnp.stack([x, jnp.zeros_like(x)], 1).sum(1) @ p["b"]
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(4, 1)), (2, 5, 3))
+    assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
+# Stacks and repetitions
+
+
+def test_a_stack_ties_the_channels_of_its_values():
+    def apply(p, x):
+        return jnp.stack([x @ p["a"], x @ p["b"]], 1).sum(1) @ p["c"]
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(3, 4), c=(4, 2)), (1, 3))
+    assert groups == [{("a", 1): single(4), ("b", 1): single(4), ("c", 0): single(4)}] and not pinned
+
+
+def test_a_stack_along_the_last_axis_that_is_joined_interleaves_channels():
+    def apply(p, x):
+        return jnp.stack([x @ p["a"], x @ p["b"]], -1).reshape(-1, 8) @ p["c"]
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(3, 4), c=(8, 2)), (1, 3))
+    pairs = [[2 * i, 2 * i + 1] for i in range(4)]
+    assert groups == [{("a", 1): single(4), ("b", 1): single(4), ("c", 0): pairs}] and not pinned
+
+
+def test_values_along_an_axis_have_the_channels_of_the_others():
+    def apply(p, x):
+        first, second = jnp.unstack(x @ p["a"], axis=1)
+        return (first * jnp.tanh(second)) @ p["b"]
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(4, 2)), (1, 2, 3))
+    assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
+def test_values_along_the_axis_of_channels_are_pinned():
+    groups, pinned = found(
+        lambda p, x: sum(jnp.unstack(x @ p["a"], axis=1))[:, None] @ p["b"], ones(a=(3, 4), b=(1, 2)), (1, 3)
+    )
+    assert groups == [] and not pinned
+
+
+def test_channels_that_are_repeated_go_with_what_is_made_of_them():
+    groups, pinned = found(lambda p, x: jnp.tile(x @ p["a"], (2, 3)) @ p["b"], ones(a=(3, 2), b=(6, 1)), (1, 3))
+    assert groups == [{("a", 1): single(2), ("b", 0): [[0, 2, 4], [1, 3, 5]]}] and not pinned
+
+
+def test_what_is_repeated_from_one_entry_goes_with_whatever_it_meets():
+    def apply(p, x):
+        return (jnp.tile(p["gate"], (1, 4)) * (x @ p["a"])) @ p["b"]
+
+    groups, pinned = found(apply, ones(gate=(1, 1), a=(3, 4), b=(4, 1)), (1, 3))
+    assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
 def test_group_norm_and_layer_norm_are_passed_through():
     class Net(nn.Module):
         @nn.compact

@@ -29,7 +29,29 @@ CUTS = st.sampled_from(
     [(None, None), (None, (0, 2)), (None, (1, 2, 3)), ((1, 2), None), ((0, 3), (1, 3)), ((2,), (0,))]
 )
 
+TABLE = np.linspace(-1.0, 2.0, 16, dtype=np.float32).reshape(4, 4) ** 2  # closed over, another number at each entry
+
 PROGRAMS = {
+    "constants": lambda a, b: (
+        ((a - TABLE[:1]) * b, jnp.exp(a + TABLE), (a + TABLE) @ b, jnp.maximum(a, TABLE) / (1 + b * b)),
+        ((a + TABLE).sum(1), (a + TABLE).sum(), (a - TABLE).max(0), (b * 2 + TABLE).min(), jnp.exp(a + TABLE).sum(0)),
+        jax.nn.softmax(a + TABLE) @ b,
+        (a + TABLE - (a + TABLE).mean(1, keepdims=True)) * lax.rsqrt((a + TABLE).var(1, keepdims=True) + 0.1),
+    ),
+    "constants that move": lambda a, b: (
+        ((a - TABLE).reshape(2, 2, 4), (a + TABLE).reshape(16), (a + TABLE).T[1:3], jnp.split(b + TABLE, 2, axis=1)),
+        (jnp.concatenate([a, TABLE], 0) @ b, jnp.concatenate([TABLE + a, b], 1), jnp.concatenate([b, TABLE], 1)),
+        (jnp.stack([a, TABLE], 1), jnp.tile(a + TABLE, (1, 2)), jnp.unstack(b + TABLE, axis=1)),
+        (jnp.pad(a + TABLE, ((0, 0), (1, 0))), jnp.broadcast_to((a + TABLE)[None], (2, 4, 4))),
+        lax.reduce_window(a + TABLE, 0.0, lax.add, (2, 1), (1, 1), "SAME"),
+    ),
+    "constants in functions": lambda a, b: (
+        jax.nn.relu(a + TABLE) + jax.nn.silu(b - TABLE),
+        jax.jit(lambda a: jnp.tanh(a * TABLE) - TABLE)(a),
+        lax.scan(lambda x, row: (jnp.tanh(x + TABLE), x.sum(0) + row), a, b + TABLE),
+        lax.cond(a[0, 0] > 0, lambda a: a - TABLE, lambda a: a * TABLE, a),
+        jax.checkpoint(lambda a: jnp.exp(a - TABLE))(a) @ b,
+    ),
     "product": lambda a, b: a @ b,
     "product of transposed": lambda a, b: a.T @ b,
     "sum of products": lambda a, b: jax.nn.relu(a @ b + b) @ a,
@@ -48,6 +70,30 @@ PROGRAMS = {
     "parts": lambda a, b: (a[1:3] @ b[:, ::2], jnp.exp(a)[:, 1:2], *jnp.split(b + 1, 2, axis=1)),
     "padded": lambda a, b: (jnp.pad(a, ((0, 0), (0, 2))), jnp.pad(jnp.exp(b), ((1, 0), (0, 0))), jnp.pad(a, 1)),
     "padded sums": lambda a, b: jnp.pad(a[:, :2], ((0, 0), (0, 2))) + b,
+    "stacked": lambda a, b: (
+        jnp.stack([a, b * 2, a], 1).sum(1) @ b,
+        jnp.stack([jnp.exp(a), jnp.exp(b)], 0),
+        jnp.stack([a, b], -1).reshape(4, 8),
+        jnp.stack([a - a.mean(1, keepdims=True), b], 1),
+    ),
+    "stacked with constants": lambda a, b: (
+        jnp.stack([a, jnp.ones((4, 4))], 1).sum(1) @ b,
+        jnp.stack([jnp.zeros((4, 4)), b], -1),
+    ),
+    "unstacked": lambda a, b: (
+        sum(jnp.unstack(a @ b, axis=1)),
+        [jnp.exp(part) for part in jnp.unstack(jnp.exp(b), axis=1)],
+        jnp.unstack(b, axis=0)[1] @ a,
+        jnp.unstack(a - a.mean(1, keepdims=True), axis=0),
+        sum(jnp.unstack(jnp.stack([a, jnp.exp(b)], 2), axis=2)),
+    ),
+    "tiled": lambda a, b: (
+        jnp.tile(a, (2, 1)) @ b,
+        jnp.tile(a, (1, 3)) @ jnp.tile(b, (3, 2)),
+        jnp.tile(jnp.exp(a)[:, None], (1, 3, 1)),
+        jnp.tile(a - a.mean(1, keepdims=True), (1, 2)),
+        jnp.tile(b[None], (2, 2, 2)) * jnp.tile(jnp.ones((1, 1, 1)), (2, 8, 8)),
+    ),
     "taken": lambda a, b: (jnp.take(a, jnp.array([2, 0]), axis=0), jnp.take(b, jnp.array([1, 1]), axis=1)),
     "unknown": lambda a, b: (jnp.sort(a, 1), jnp.cumsum(b, 0), lax.top_k(a, 2)[0]),
     "functions with derivatives": lambda a, b: jax.nn.relu(a @ b) + jax.nn.silu(a) * jax.nn.gelu(b) + jax.nn.relu6(b),
@@ -71,7 +117,10 @@ def test_any_cut_computes_what_the_whole_arrays_do(name, cut_a, cut_b):
     agree(PROGRAMS[name], sliced(a, cut_a), sliced(b, cut_b))
 
 
-@pytest.mark.parametrize("name", ["sum of products", "normalized", "functions with derivatives", "joined", "softmax"])
+@pytest.mark.parametrize(
+    "name",
+    ["sum of products", "normalized", "functions with derivatives", "joined", "softmax", "constants in functions"],
+)
 def test_gradients_are_those_of_what_is_left(name):
     a, b = sliced(values(4, 4), (None, (0, 2))), sliced(values(4, 4, seed=1), ((0, 2), (1, 2, 3)))
 
@@ -168,6 +217,33 @@ def test_a_scan_whose_turns_are_cut_otherwise_carries_whole_arrays():
     agree(lambda first, stack: lax.scan(lambda x, w: (jnp.tanh(x @ w), x), first, stack), first, stack)
 
 
+def test_constants_are_cut_while_tracing():
+    mean, kernel = np.float32([3, 1, 4, 1, 5]), sliced(values(2, 5), (None, [0, 2, 3]))
+
+    def apply(x, kernel, scale, after):
+        return jax.nn.relu((x @ kernel - mean[None]) * (lax.rsqrt(mean + 1e-3) * scale)[None]) @ after
+
+    leaves = values(3, 2), kernel, sliced(values(5), ([0, 2, 3],)), sliced(values(5, 2), ([0, 2, 3], None))
+    agree(apply, *leaves)
+    program = jax.make_jaxpr(lift(apply))(*leaves)
+    np.testing.assert_array_equal(program.consts[0].reshape(-1), [3, 4, 1])
+    assert all(operation not in str(program) for operation in ("scatter", "gather", "pad", ",5]"))
+
+
+def test_a_table_of_positions_stays_beside_what_is_cut():
+    table = np.float32(np.arange(12).reshape(3, 4))
+
+    def apply(x, a, b):
+        return nn_layer_norm(x @ a + table) @ b
+
+    a, b = sliced(values(2, 4), (None, [1, 2])), sliced(values(4, 5), ([1, 2], None))
+    assert agree(apply, values(3, 2), a, b) == [((3, 2), (2, 2)), ((3, 2), (2, 5))]
+
+
+def nn_layer_norm(x):
+    return (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
 def test_nan_and_infinity_of_what_is_removed_stay_away():
     scale = sliced(jnp.float32([2.0, 4.0, 8.0]), ([0, 2],))
     out = lift(lambda s: 1 / s * s)(scale)
@@ -187,6 +263,17 @@ def test_functions_of_their_own_derivative_keep_it():
     np.testing.assert_allclose(grads.weight, 7 * leaf.weight, rtol=1e-6)
     second = jax.grad(lambda leaf: jnp.sum(jax.grad(lambda leaf: jnp.sum(lift(odd)(leaf)))(leaf).weight))(leaf)
     np.testing.assert_allclose(second.weight, jnp.full((2, 2), 7.0), rtol=1e-6)
+
+
+def test_vmap_of_stacks_and_repetitions_of_what_is_left():
+    def apply(x, w):
+        first, second = jnp.unstack(jnp.stack([x @ w, jax.nn.relu(x @ w)], 1), axis=1)
+        return jnp.tile(first * second - TABLE[:1], (1, 2))
+
+    leaf, x = sliced(values(6, 4), (None, [1, 3])), values(2, 3, 6)
+    out = jax.vmap(lift(apply), (0, None))(x, leaf)
+    expected = jnp.stack([apply(one, leaf.dense()) for one in x])
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_vmap_and_export_of_what_is_left():

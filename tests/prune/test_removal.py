@@ -52,6 +52,7 @@ def run(apply, params, x):
 
 
 SLOW = {"linen_resnet", "linen_resnet_identity", "linen_vit", "linen_fused_attention", "linen_normalized", "nnx_scan"}
+SLOW |= {"nnx_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,16 @@ def test_multiply_adds_of_attention():
     width, heads, tokens = 4, 2, 5
     products = 4 * 5 * width + tokens * width * 3 * heads * 2 + 2 * heads * tokens * tokens * 2
     assert counted(net, {6: width, 3: heads}) == 2 * (products + tokens * heads * 2 * width + width * 2)
+
+
+def test_multiply_adds_of_a_transformer_with_a_class_token():
+    net = CHANNEL_NETS[
+        "nnx_tokens"
+    ]()  # 2 heads of 4, 12 hidden units, a width of 8; 4 patches and a token, a batch of 2
+    width, heads, hidden = 5, 1, 7
+    products = 5 * width * 3 * heads * 4 + 2 * heads * 5 * 5 * 4 + 5 * heads * 4 * width
+    expected = 2 * (4 * 12 * width + products + 2 * 5 * width * hidden + width * 3)
+    assert counted(net, {8: width, 2: heads, 12: hidden, 4: 4}) == expected
 
 
 def test_layers_in_a_scan_multiply_what_is_left():
