@@ -1,7 +1,8 @@
 """Small trainable layers by which a student's features are compared with its teacher's.
 
 They are trained with the student and left behind with the teacher. Each has parameters, nested dicts of arrays made
-from a key and numbers of channels, and a function of these and of features with the channels last.
+from a key and numbers of channels, and a function of these and of features with the channels last. Normalizations
+compute in float32 and give back the dtype of their features.
 """
 
 import jax
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from jaxcompress.distill.checks import check_maps
+from jaxcompress.distill.padding import Where, mean, unpadded
+from jaxcompress.distill.precision import widened
 from jaxcompress.paths import Params
 
 _EPSILON = 1e-5  # added to the variances of batch normalization
@@ -48,13 +52,19 @@ def connector(key: Array, inputs: int, outputs: int, size: int = 1) -> Params:
     return {"kernel": _he(key, *shape), "scale": jnp.ones(outputs), "bias": jnp.zeros(outputs)}
 
 
-def connect(params: Params, features: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h w outputs"]:
+def connect(
+    params: Params, features: Float[Array, "batch h w inputs"], *, where: Where = None
+) -> Float[Array, "batch h w outputs"]:
     """Maps features by a `connector`; they are normalized by the batch that they come in, padded with zeros.
+
+    `where`, booleans (batch,), is false for examples that are left out of the batch's statistics.
 
     Raises ValueError for features with another number of channels than the connector was made for.
     """
+    check_maps(features)
     _check_channels(features, params["kernel"])
-    return normalized(convolve(features, params["kernel"]), params["scale"], params["bias"])
+    (features,) = unpadded(where, features)
+    return normalized(convolve(features, params["kernel"]), params["scale"], params["bias"], where=where)
 
 
 def convolve(
@@ -65,14 +75,19 @@ def convolve(
 
 
 def normalized(
-    features: Float[Array, "*places channels"], scale: Float[Array, "channels"], bias: Float[Array, "channels"]
-) -> Float[Array, "*places channels"]:
+    features: Float[Array, "batch *places channels"],
+    scale: Float[Array, "channels"],
+    bias: Float[Array, "channels"],
+    *,
+    where: Where = None,
+) -> Float[Array, "batch *places channels"]:
     """Normalizes channels by their mean and variance over the batch (Ioffe & Szegedy 2015, arXiv:1502.03167)."""
+    dtype, (features, scale, bias) = features.dtype, widened((features, scale, bias))
     places = tuple(range(features.ndim - 1))
-    centred = features - jnp.mean(features, axis=places, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=places, keepdims=True)
     shape = (1,) * len(places) + (-1,)
-    return centred * lax.rsqrt(variance + _EPSILON) * scale.reshape(shape) + bias.reshape(shape)
+    centred = features - mean(features, where, places).reshape(shape)
+    variance = mean(jnp.square(centred), where, places).reshape(shape)
+    return (centred * lax.rsqrt(variance + _EPSILON) * scale.reshape(shape) + bias.reshape(shape)).astype(dtype)
 
 
 def _he(key: Array, *shape: int) -> Array:

@@ -1,7 +1,9 @@
 """Contrastive distillation: an example's two embeddings are near, those of different examples far.
 
 CRD (Tian, Krishnan & Isola 2020, arXiv:1910.10699) takes its negatives from a memory with an embedding of every
-training example by both networks. `in_batch` takes them from the batch.
+training example by both networks. `in_batch` takes them from the batch. Losses are computed
+in float32 where embeddings are of half precision. `where`, booleans (batch,), is false for examples that are padding:
+they have no loss, are none of the others' negatives and leave the memory as it is.
 """
 
 from typing import NamedTuple
@@ -11,7 +13,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from jaxcompress.distill.checks import check_positive, check_same_shape
+from jaxcompress.distill.checks import check_embeddings, check_positive
+from jaxcompress.distill.padding import Where, mean, unpadded, zeroed
+from jaxcompress.distill.precision import in_float32, widened
 from jaxcompress.numerics.vectors import unit
 
 Embeddings = Float[Array, "batch features"]
@@ -72,6 +76,7 @@ def crd(
     *,
     temperature: float = 0.07,
     momentum: float = 0.5,
+    where: Where = None,
 ) -> tuple[Losses, Memory]:
     """Returns the loss of CRD, per example, and the memory after it (arXiv:1910.10699, eq. 17-19 and appendix).
 
@@ -81,21 +86,24 @@ def crd(
     `momentum` of the old. The constants are set by the first batch, as in the authors' code. Gradients reach both
     embeddings, since both have regressors, and none the memory.
 
-    Raises ValueError for embeddings that differ in shape or from the memory, a temperature that is not positive and a
-    momentum outside of [0, 1).
+    Raises ValueError for embeddings that differ in shape or from the memory, indices that are not of their batch, a
+    temperature that is not positive and a momentum outside of [0, 1).
     """
-    check_same_shape(student, teacher, "embeddings")
+    check_embeddings(student, teacher)
     check_positive(temperature=temperature)
+    if chosen.shape != student.shape[:1] or others.ndim != 2 or len(others) != len(chosen):
+        raise ValueError(f"indices {chosen.shape} and negatives {others.shape} do not fit embeddings {student.shape}")
     if student.shape[1:] != state.student.shape[1:]:
         raise ValueError(f"embeddings {student.shape} do not fit a memory {state.student.shape}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum {momentum!r} is not in [0, 1)")
-    student, teacher = unit(student), unit(teacher)
-    compared = jnp.concatenate([chosen[:, None], others], axis=1)
+    student, teacher = (unit(x) for x in widened(unpadded(where, student, teacher)))
+    (compared,) = unpadded(where, jnp.concatenate([chosen[:, None], others], axis=1))
     examples = len(state.student)
-    ours, our_constant = _outputs(state.teacher, state.student_constant, student, compared, temperature)
-    theirs, their_constant = _outputs(state.student, state.teacher_constant, teacher, compared, temperature)
-    losses = _estimation(ours, examples) + _estimation(theirs, examples)
+    ours, our_constant = _outputs(state.teacher, state.student_constant, student, compared, temperature, where)
+    theirs, their_constant = _outputs(state.student, state.teacher_constant, teacher, compared, temperature, where)
+    losses = zeroed(where, _estimation(ours, examples) + _estimation(theirs, examples))
+    chosen = chosen if where is None else jnp.where(where, chosen, examples)  # an index that nothing is written to
     moved = Memory(
         _moved(state.student, chosen, student, momentum),
         _moved(state.teacher, chosen, teacher, momentum),
@@ -105,26 +113,39 @@ def crd(
     return losses, lax.stop_gradient(moved)
 
 
-def in_batch(student: Embeddings, teacher: Embeddings, *, temperature: Array | float = 0.07) -> Losses:
+@in_float32
+def in_batch(
+    student: Embeddings, teacher: Embeddings, *, temperature: Array | float = 0.07, where: Where = None
+) -> Losses:
     """Returns the cross-entropy of telling an example's own teacher from those of its batch (InfoNCE).
 
     Outputs are cosines divided by the `temperature`, above 0 (van den Oord et al. 2018, arXiv:1807.03748, eq. 4). No
     gradient is stopped: both embeddings may come out of trained regressors. Raises ValueError for shapes that differ.
     """
-    check_same_shape(student, teacher, "embeddings")
+    check_embeddings(student, teacher)
     check_positive(temperature=temperature)
+    student, teacher = unpadded(where, student, teacher)
     outputs = unit(student) @ unit(teacher).T / temperature
-    return -jnp.diagonal(jax.nn.log_softmax(outputs))
+    if where is not None:
+        outputs = jnp.where(where[None] | jnp.eye(len(where), dtype=bool), outputs, -jnp.inf)
+    return zeroed(where, -jnp.diagonal(jax.nn.log_softmax(outputs)))
 
 
 def _outputs(
-    bank: Array, constant: Array, embeddings: Embeddings, compared: Int[Array, "batch n"], temperature: float
+    bank: Array,
+    constant: Array,
+    embeddings: Embeddings,
+    compared: Int[Array, "batch n"],
+    temperature: float,
+    where: Where,
 ) -> tuple[Float[Array, "batch n"], Array]:
     """Returns exponentials of similarities to entries of the memory, divided by the constant, and that constant."""
-    similar = jnp.einsum("bnf,bf->bn", bank[compared], embeddings)
+    similar = jnp.einsum("bnf,bf->bn", widened(bank[compared]), embeddings)
     raw = jnp.exp(similar / temperature)
-    constant = jnp.where(constant > 0, constant, lax.stop_gradient(jnp.mean(raw)) * len(bank))
-    return raw / constant, constant
+    average = lax.stop_gradient(mean(raw, where, (0, 1)))
+    average = average if where is None else jnp.where(jnp.any(where), average, 1 / len(bank))
+    used = jnp.where(constant > 0, widened(constant), average * len(bank))
+    return raw / used, used.astype(constant.dtype)
 
 
 def _estimation(outputs: Float[Array, "batch n"], examples: int) -> Losses:
@@ -137,5 +158,5 @@ def _estimation(outputs: Float[Array, "batch n"], examples: int) -> Losses:
 
 
 def _moved(bank: Array, chosen: Array, embeddings: Embeddings, momentum: float) -> Array:
-    moved = momentum * bank[chosen] + (1 - momentum) * embeddings
-    return bank.at[chosen].set(unit(moved).astype(bank.dtype))
+    moved = momentum * widened(bank[chosen]) + (1 - momentum) * embeddings
+    return bank.at[chosen].set(unit(moved).astype(bank.dtype), mode="drop")

@@ -1,7 +1,8 @@
 """Factor transfer: a paraphrase of a teacher's features, which its student learns to translate its own into.
 
 Kim, Park & Kwak 2018, arXiv:1802.04977. The paraphraser, an autoencoder of the teacher's features, is trained first and
-without labels, by `reconstruction`; then the student learns with its translator, by `factor_transfer`.
+without labels, by `reconstruction`; then the student learns with its translator, by `factor_transfer`. Losses are
+computed in float32 where maps are of half precision; `where`, booleans (batch,), is false for examples of padding.
 """
 
 import jax
@@ -11,6 +12,8 @@ from jaxtyping import Float
 
 from jaxcompress.distill.checks import check_maps, check_same_batch, check_same_shape
 from jaxcompress.distill.connectors import connect, connector
+from jaxcompress.distill.padding import Where, mean, unpadded, zeroed
+from jaxcompress.distill.precision import in_float32
 from jaxcompress.numerics.resizing import common_size
 from jaxcompress.numerics.vectors import unit
 from jaxcompress.paths import Params
@@ -41,21 +44,25 @@ def translator(key: Array, channels: int, factors: int) -> Params:
     return _layers(key, channels, channels, factors, factors)
 
 
-def translated(params: Params, features: Maps) -> Maps:
+def translated(params: Params, features: Maps, *, where: Where = None) -> Maps:
     """Returns the factors of features by a `translator`, or by the ``encoder`` of a `paraphraser`."""
     check_maps(features)
     for name in sorted(params):
-        features = jax.nn.leaky_relu(connect(params[name], features), 0.1)
+        features = jax.nn.leaky_relu(connect(params[name], features, where=where), 0.1)
     return features
 
 
-def reconstruction(params: Params, teacher: Maps) -> Losses:
+@in_float32
+def reconstruction(params: Params, teacher: Maps, *, where: Where = None) -> Losses:
     """Returns the mean squared difference of features and what a `paraphraser` makes of them (eq. 1)."""
-    made = translated(params["decoder"], translated(params["encoder"], teacher))
-    return jnp.mean(jnp.square(made - lax.stop_gradient(teacher)), axis=(1, 2, 3))
+    check_maps(teacher)
+    (teacher,) = unpadded(where, teacher)
+    decoded = translated(params["decoder"], translated(params["encoder"], teacher, where=where), where=where)
+    return mean(jnp.square(decoded - lax.stop_gradient(teacher)), where, (1, 2, 3))
 
 
-def factor_transfer(student: Maps, teacher: Maps) -> Losses:
+@in_float32
+def factor_transfer(student: Maps, teacher: Maps, *, where: Where = None) -> Losses:
     """Returns the mean magnitude of the difference of factors, each of length one (eq. 2-3 with p = 1).
 
     `student` and `teacher` are factors, of a `translator` and of a paraphraser's encoder; the larger maps are averaged
@@ -64,10 +71,10 @@ def factor_transfer(student: Maps, teacher: Maps) -> Losses:
     """
     check_maps(student, teacher)
     check_same_batch(student, teacher, "factors")
-    pair = common_size(student, lax.stop_gradient(teacher))
+    pair = common_size(*unpadded(where, student, lax.stop_gradient(teacher)))
     ours, theirs = (unit(maps.reshape(len(maps), -1)) for maps in pair)
     check_same_shape(ours, theirs, "factors", "; the translator makes as many as the paraphraser")
-    return jnp.mean(jnp.abs(ours - theirs), axis=1)
+    return zeroed(where, jnp.mean(jnp.abs(ours - theirs), axis=1))
 
 
 def _layers(key: Array, *channels: int) -> Params:

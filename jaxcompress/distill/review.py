@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxcompress.distill.checks import check_maps
+from jaxcompress.distill.checks import check_maps, check_same_batch
 from jaxcompress.distill.connectors import connect, connector, convolve
 from jaxcompress.distill.features import hierarchical
+from jaxcompress.distill.padding import Where, unpadded
+from jaxcompress.distill.precision import in_float32
 from jaxcompress.numerics.resizing import average_pool_to, nearest_to
 from jaxcompress.paths import Params
 
@@ -44,28 +46,34 @@ def fusions(key: Array, student: Sequence[int], teacher: Sequence[int], *, width
     return made
 
 
-def review(params: Params, student: Sequence[Maps], teacher: Sequence[Maps]) -> Losses:
+@in_float32
+def review(params: Params, student: Sequence[Maps], teacher: Sequence[Maps], *, where: Where = None) -> Losses:
     """Returns the sum over the stages of the `hierarchical` loss of fused features (eq. 5 of the paper).
 
     `params` are of `fusions`, and the maps stand first stage to last. A fused map is brought to the size of the
-    teacher's by averages, or by repeating places where that is larger. Raises ValueError for another number of stages,
-    features that are no maps, and other channels than the fusions were drawn for.
+    teacher's by averages, or by repeating places where that is larger. It is computed in float32 where maps are of half
+    precision. `where`, booleans (batch,), is false for examples that are padding, left out of the normalizations too.
+    Raises ValueError for another number of stages, features that are no maps or not of one batch, and other channels
+    than the fusions were drawn for.
     """
     if not len(student) == len(teacher) == len(params):
         raise ValueError(f"{len(student)} stages of the student and {len(teacher)} of the teacher: not {len(params)}")
     check_maps(*student, *teacher)
+    for maps in (*student, *teacher):
+        check_same_batch(student[0], maps, "features")
+    student, teacher = unpadded(where, *student), unpadded(where, *teacher)
     total, behind = jnp.zeros(len(student[0]), student[0].dtype), None
     for stage in reversed(range(len(student))):
         layers = params[f"stage{stage + 1}"]
-        behind = _fused(layers, student[stage], behind)
-        made = connect(layers["out"], _sized(behind, *teacher[stage].shape[1:3]))
-        total = total + hierarchical(made, teacher[stage])
+        behind = _fused(layers, student[stage], behind, where)
+        fused = connect(layers["out"], _sized(behind, *teacher[stage].shape[1:3]), where=where)
+        total = total + hierarchical(fused, teacher[stage], where=where)
     return total
 
 
-def _fused(layers: Params, own: Maps, behind: Maps | None) -> Maps:
+def _fused(layers: Params, own: Maps, behind: Maps | None, where: Where) -> Maps:
     """Mixes a stage's features, brought to a common width, with those of the stage behind."""
-    own = connect(layers["narrow"], own)
+    own = connect(layers["narrow"], own, where=where)
     if behind is None:
         return own
     behind = nearest_to(behind, *own.shape[1:3])
