@@ -187,6 +187,14 @@ def average_of(padding):
 OPERATIONS = {
     "no bias": (conv, "convolution"),
     "strided and dilated": (lambda p, x: conv(p, x, (2, 1), ((1, 0), (0, 2)), rhs_dilation=(1, 2)), "convolution"),
+    "padding that cuts off": (lambda p, x: conv(p, x, (2, 1), ((-1, 0), (0, -2))), "slice convolution"),
+    "padding that pads and cuts off": (lambda p, x: conv(p, x, (1, 1), ((3, -1), (-2, 2))), "slice convolution"),
+    "pooling that cuts off": (
+        lambda p, x: lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 1, 1), ((0, 0), (-1, 0), (0, 1), (0, 0))
+        ),
+        "slice max_pool",
+    ),
     "kernel of another layout": (
         lambda p, x: lax.conv_general_dilated(
             x, p["conv"]["kernel"].transpose(3, 2, 0, 1), (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC")
@@ -290,6 +298,11 @@ REFUSED = {
     "rounding to integers": (lambda p, x: conv(p, x).astype(jnp.int32).astype(jnp.float32), "'convert_element_type'"),
     "a custom_vjp of something else": (lambda p, x: odd_square(x), "multiply of shape"),
     "two outputs": (lambda p, x: (x, x), "one input array and one output array"),
+    "a pooling that skips channels": (
+        lambda p, x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 1, 2), "VALID"),
+        "reduce_window_max",
+    ),
+    "padding that leaves nothing": (lambda p, x: conv(p, x, padding=((-7, 9), (1, 1))), "leaves nothing of an image"),
     "no dependence on the input": (lambda p, x: p["fc"]["bias"] * 2, "does not depend on its input"),
 }  # fmt: skip
 
@@ -299,6 +312,115 @@ def test_refused(name):
     apply, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         jc.read(apply, KERNELS, X)
+
+
+# The batch
+
+SEQUENCE = data(1, 12, 8)
+LINEAR = {"fc": {"kernel": data(8, 4), "bias": jnp.arange(4.0)}}
+
+
+def linear(params, x):
+    return x @ params["fc"]["kernel"]
+
+
+FOLLOWED = {
+    "moved and moved back": (lambda p, x: linear(p, x.swapaxes(0, 1).swapaxes(0, 1)), "transpose transpose dense"),
+    "moved by an axis": (
+        lambda p, x: linear(p, jnp.moveaxis(jnp.moveaxis(x, 0, 2), 2, 0)),
+        "transpose transpose dense",
+    ),
+    "with an axis behind it": (lambda p, x: linear(p, x.reshape(-1, 8)).reshape(-1, 12, 4), "reshape dense reshape"),
+    "with an axis behind it at the end": (lambda p, x: linear(p, x.reshape(-1, 8)), "reshape dense"),
+    "flattened": (lambda p, x: x.reshape(len(x), -1), "reshape"),
+    "mapped over": (lambda p, x: jax.vmap(lambda v: nn.relu(linear(p, v)).mean(0))(x), "dense mean"),
+    "a repeated bias": (
+        lambda p, x: linear(p, x[:, 0]) + jnp.broadcast_to(p["fc"]["bias"], (len(x), 4)),
+        "slice reshape dense",
+    ),
+    "a repeated factor": (lambda p, x: linear(p, x[:, 0]) * jnp.full((len(x), 4), 2.0), "slice reshape dense"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_the_batch_is_followed(name):
+    apply, expected = FOLLOWED[name]
+    assert " ".join(kinds(assert_reads(apply, LINEAR, SEQUENCE))) == expected
+
+
+@pytest.mark.parametrize("name", ["a repeated bias", "moved and moved back"])
+def test_the_batch_is_followed_while_parameters_are_traced(name):
+    apply, batch = FOLLOWED[name][0], data(3, 12, 8)
+
+    def both(params):
+        graph, weights = jc.read(apply, params, SEQUENCE)
+        return graph(weights, batch), apply(params, batch)
+
+    np.testing.assert_allclose(*jax.jit(both)(LINEAR), rtol=1e-5, atol=1e-5)
+
+
+ELSEWHERE, ALONG = "whose axis 1 is the batch", "along axis 0, the batch"
+BATCHES_REFUSED = {
+    "time first, sliced": (lambda p, x: linear(p, x.swapaxes(0, 1))[2:5].mean(0), ELSEWHERE),
+    "the last step of time first": (lambda p, x: linear(p, x.swapaxes(0, 1)[-1]), f"a slice .* {ELSEWHERE}"),
+    "the mean of time first": (lambda p, x: x.swapaxes(0, 1).mean(0), ELSEWHERE),
+    "flattened time first": (lambda p, x: x.swapaxes(0, 1).reshape(-1, 96), f"a reshape .* {ELSEWHERE}"),
+    "padded time first": (lambda p, x: jnp.pad(x.swapaxes(0, 1), ((1, 0), (0, 0), (0, 0))), f"a pad .* {ELSEWHERE}"),
+    "time first at the end": (lambda p, x: x.swapaxes(0, 1), f"the output .* {ELSEWHERE}"),
+    "the batch last at the end": (lambda p, x: x.T, "whose axis 2 is the batch"),
+    "mapped to another axis": (lambda p, x: jax.vmap(lambda v: linear(p, v), out_axes=1)(x), ELSEWHERE),
+    "time first by a reshape": (lambda p, x: x.reshape(12, -1, 8), "leaves the batch no longer first"),
+    "an axis before": (lambda p, x: x[None] @ p["fc"]["kernel"], "leaves the batch no longer first"),
+    "split in two": (lambda p, x: x.reshape(2, -1, 4), "leaves the batch no longer first"),
+    "a batch of one": (lambda p, x: x.reshape(1, -1), "leaves the batch no longer first"),
+    "a batch of one by a product": (lambda p, x: x.reshape(1, 96) @ jnp.ones((96, 2)), "not of 5"),
+    "another rank for one": (lambda p, x: linear(p, x.squeeze()), r"\(12, 4\) for a batch of one"),
+    "the first example": (lambda p, x: linear(p, x[:1]), f"a slice goes {ALONG}"),
+    "a rolled batch": (lambda p, x: linear(p, jnp.roll(x, 1, 0)), f"a slice goes {ALONG}"),
+    "every other of an axis behind it": (lambda p, x: x.reshape(-1, 8)[::2], f"a slice goes {ALONG}"),
+    "the mean of the batch": (lambda p, x: x + x.mean(0, keepdims=True), f"a sum goes {ALONG}.*model.eval"),
+    "the mean of an axis behind it": (lambda p, x: x.reshape(-1, 8).mean(0), f"a sum goes {ALONG}"),
+    "the maximum of the batch": (lambda p, x: nn.softmax(x, 0), f"a reduce_max goes {ALONG}"),
+    "two batches": (lambda p, x: jnp.concatenate([x, x]), f"a concatenation goes {ALONG}"),
+    "a longer batch": (lambda p, x: jnp.pad(x, ((0, 1), (0, 0), (0, 0))), f"a pad goes {ALONG}"),
+    "a product over the batch": (lambda p, x: x.mean((1, 2)) @ jnp.ones((len(x), 2)), f"a product goes {ALONG}"),
+    "a bias by example": (lambda p, x: linear(p, x[:, 0]) + jnp.arange(len(x) * 1.0)[:, None], "shift .* no operation"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BATCHES_REFUSED)
+def test_a_batch_that_is_not_first_is_refused(name):
+    apply, message = BATCHES_REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        jc.read(apply, LINEAR, SEQUENCE)
+
+
+@pytest.mark.parametrize("sizes", [(5, 7, 11), (10, 35, 13)])
+def test_the_number_of_examples_is_found_apart_from_all_sizes(sizes):
+    x = data(1, *sizes)
+    graph = assert_reads(lambda p, x: x.reshape(-1, sizes[2]).reshape(-1, sizes[1] * sizes[2]), {}, x)
+    assert [node.shape for node in graph.nodes] == [(sizes[0] * sizes[1], sizes[2]), (sizes[0], sizes[1] * sizes[2])]
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32])
+def test_an_input_of_integers_is_refused(dtype):
+    with pytest.raises(ValueError, match=f"the example has dtype {dtype.__name__}; the input of a graph is of floats"):
+        jc.read(lambda p, x: conv(p, x.astype(jnp.float32) / 255), KERNELS, X.astype(dtype))
+
+
+def test_a_model_in_training_is_refused_with_the_remedy():
+    model = NNXBlock(nnx.Rngs(0))
+    model.train()
+    with pytest.raises(ValueError, match=r"batch normalization in training computes it: .*model\.eval\(\) of NNX"):
+        jc.read(*adapters.nnx.functional(model), data(1, 9, 7, 3))
+    model.eval()
+    jc.read(*adapters.nnx.functional(model), data(1, 9, 7, 3))
+
+
+def test_dropout_in_training_is_refused_with_the_remedy():
+    dropout = nn.Dropout(0.5, deterministic=False)
+    with pytest.raises(ValueError, match="computes 'select_n'.*dropout in training.*deterministic=True of Linen"):
+        jc.read(lambda p, x: dropout.apply({}, x, rngs={"dropout": jax.random.key(0)}), {}, X)
 
 
 def test_a_batch_is_refused():
