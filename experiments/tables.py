@@ -127,11 +127,13 @@ def _metrics(row: Row) -> dict[str, Callable[[dict[str, Any]], float]]:
 def reproduce(table: Table, settings: runs.Settings, seeds: int) -> list[Result]:
     """Runs every experiment of a table from `seeds` seeds, as far as its rows need, and measures the rows.
 
-    Every stage that is still to be trained is rehearsed before the first is. Raises ValueError as `check` does, and as
-    stages do that cannot begin.
+    What is there already is settled, and every stage that is still to be trained is rehearsed, before the first is.
+    Raises ValueError as `check` and `runs.settle` do, and as stages do that cannot begin.
     """
     drawn = range(table.first_seed, table.first_seed + seeds)
     check(table)
+    runs.settle([_seeded(table, row.experiment, row.stage, seed) for row in table.rows for seed in drawn], settings)
+    settings = settings._replace(differing="reuse")
     _rehearse(table, settings)
     return [_result(row, [_run(table, row, seed, settings) for seed in drawn], settings) for row in table.rows]
 

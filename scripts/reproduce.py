@@ -17,7 +17,10 @@ from jaxcompress.export.files import write_whole
 
 @dataclass(frozen=True)
 class Arguments:
-    """Reproduces a table of a paper. Runs that are there already are not trained again."""
+    """Reproduces a table of a paper. Runs that are there already are not trained again.
+
+    If some of them were made from other data or by other code, the command says so and stops.
+    """
 
     config: tyro.conf.Positional[pathlib.Path]
     """the table, a YAML file of paper_configs/"""
@@ -31,6 +34,10 @@ class Arguments:
     """also write the table's JSON here"""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
     """change the config, such as experiments.*.data.limit=2000 (may be given again)"""
+    reuse: bool = False
+    """use runs that are there also if they were made from other data or by other code"""
+    force: bool = False
+    """make runs anew that were made from other data or by other code"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
     checkpoint_seconds: float = 20.0
@@ -46,7 +53,7 @@ def main() -> None:
         if seeds < 1:
             raise ValueError(f"--seeds {seeds} is too few; a table needs at least 1")
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
-        with cli.settings(*options) as settings:
+        with cli.settings(*options, reuse=arguments.reuse, force=arguments.force) as settings:
             results = tables.reproduce(table, settings, seeds)
         name = f"{arguments.config.parent.name}-{arguments.config.stem}"
         written = tables.write(table, results, arguments.out / "tables", name)

@@ -58,6 +58,10 @@ class Arguments:
     """which of them this is, counted from 0"""
     compile_for: str | None = None
     """compile for TPUs that need not be here, such as v5e:2x4 (v5p, v6e), say what a device needs, and train nothing"""
+    reuse: bool = False
+    """use runs that are there also if they were made from other data or by other code"""
+    force: bool = False
+    """make runs anew that were made from other data or by other code"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
     checkpoint_seconds: float = 20.0
@@ -80,7 +84,7 @@ def main() -> None:
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         title = _named(name, arguments, points)
-        with cli.settings(*options) as settings:
+        with cli.settings(*options, reuse=arguments.reuse, force=arguments.force) as settings:
             runs = sweep.sweep([point.experiment for point in points], settings._replace(group=title), placement)
         if processes.first():
             _report(name, title, axes, points, runs, arguments)
