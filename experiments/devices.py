@@ -47,7 +47,7 @@ _SUM = "; it made a mean a SUM, which LiteRT's reference kernels compute wrongly
 CALIBRATION = config.PostTraining("export", rounding="gptq")
 
 # Bits of the kernels and of the activations.
-_INTEGERS: dict[Format, tuple[int, int]] = {"int8": (8, 8), "int4": (4, 8), "int16x8": (8, 16)}
+INTEGERS: dict[Format, tuple[int, int]] = {"int8": (8, 8), "int4": (4, 8), "int16x8": (8, 16)}
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ def export(
     experiment = run.experiment
     if not run.finished:
         raise ValueError(f"{run.folder} is not finished; run the command that made it again to go on with it")
-    if io != "integers" and format not in _INTEGERS:
-        raise ValueError(f"io {io!r} is of {', '.join(_INTEGERS)}; a file of format {format!r} has its own")
+    if io != "integers" and format not in INTEGERS:
+        raise ValueError(f"io {io!r} is of {', '.join(INTEGERS)}; a file of format {format!r} has its own")
     if isinstance(stage := experiment.stages[-1], config.PostTraining):
         raise ValueError(f"stage {stage.name!r} does not train: it has a file in integers already")
     dataset = runs.dataset(experiment.data, data_dir)
     params = jc.export.load(run.packed_file)
-    if format in _INTEGERS:
-        bits, activations = _INTEGERS[format]
+    if format in INTEGERS:
+        bits, activations = INTEGERS[format]
         stages = (*experiment.stages, replace(calibration, bits=bits))
         model = post_training.rounded(replace(experiment, stages=stages), dataset, params, activations).integers()
         size = jc.export.integers(model, path, io=io)

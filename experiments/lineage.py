@@ -7,7 +7,7 @@ from experiments import config
 
 
 def parents(experiment: config.Experiment) -> list[config.Experiment]:
-    """Lists what the last stage stands on: the stages before it, what it rewinds to, teachers, the source it is from."""
+    """Lists what the last stage stands on: the stages before it, what it rewinds to, its teachers, its source."""
     *earlier, last = experiment.stages
     found = [replace(experiment, stages=tuple(earlier))] if earlier else []
     if isinstance(last, config.Stage):

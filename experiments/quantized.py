@@ -69,7 +69,7 @@ def quantize(
     report.confusion_matrix(quality.confusion, folder / "confusion.png")
     dense = dense_sizes(accounted(experiment, data, params))
     account = accounted_for(model, rounded, size)
-    reached = targets(experiment, data, params) | bits_of(model)
+    given = targets(experiment, data, params)
     sizes = {
         "bytes": size,
         "rate": dense["dense_bytes"] / size,
@@ -77,7 +77,8 @@ def quantize(
         "macs": account.macs,
         "memory": account.memory,
         **dense,
-        **reached,
+        **given,
+        **with_bits(given["reached"], model),
         "activity": activity(model, rounded, codes),
         "differ": sum(agreed.differ for agreed in found.values()),
         "kernels": {arithmetic: agreed._asdict() for arithmetic, agreed in found.items()},
@@ -115,11 +116,12 @@ def _entry(path: str, kind: str, codes: np.ndarray, stored: int) -> Entry:
     return Entry(path, kind, codes.size, int(np.count_nonzero(codes)), dense, stored, {f"codes:{kind}": stored}, {})
 
 
-def bits_of(model: Integers) -> dict[str, Any]:
-    """Returns the bits of the kernels, by path, and their mean over the weights."""
-    sizes = {f"{name}/kernel": (int(layer.bits), layer.kernel.size) for name, layer in model.layers.items()}
+def with_bits(given: dict[str, dict[str, float]], model: Integers) -> dict[str, Any]:
+    """Returns the mean bits of the weights of kernels, and by path the bits of each beside what it was `given` with."""
+    sizes = {f"{name}/kernel": (float(layer.bits), layer.kernel.size) for name, layer in model.layers.items()}
     mean = sum(bits * size for bits, size in sizes.values()) / sum(size for _, size in sizes.values())
-    return {"bits": mean, "reached": {path: {"bits": float(bits)} for path, (bits, _) in sizes.items()}}
+    by_path = {path: given.get(path, {}) | {"bits": bits} for path, (bits, _) in sizes.items()}
+    return {"bits": mean, "reached": given | by_path}
 
 
 def activity(model: Integers, rounded: post_training.Rounded, codes: np.ndarray) -> dict[str, dict[str, float]]:

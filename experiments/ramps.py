@@ -29,8 +29,9 @@ def _training_examples(experiment: config.Experiment, data: Dataset) -> int:
     spec = teachers.synthesis(experiment)
     if spec is not None:
         return spec.images
-    nothing = np.zeros((len(data.train.labels), 0), np.float32)
-    return len(teachers.transfer_set(experiment, data, nothing)[0].train.labels)
+    classes = experiment.training.distill.classes if experiment.training.distill is not None else ()
+    labels = data.train.labels
+    return int(np.isin(labels, classes).sum()) if classes else len(labels)
 
 
 def _of_stage(stage: config.Stage, epoch_steps: int) -> Iterator[str]:
@@ -64,9 +65,11 @@ def _of_technique(technique: Any, setting: recipes.Setting, last: int, epochs: i
         case config.ACDC() if setting.steps(technique.end) > last:
             found = float(recipes.phases(technique, setting)(last))
             short = f"sparsity {found:.4g} of {technique.sparsity:g} is reached"
-            yield f"{_named(technique)}: {short}: its phases end after epoch {technique.end:g}, the stage after {epochs}"
+            ends = f"its phases end after epoch {technique.end:g}, the stage after {epochs}"
+            yield f"{_named(technique)}: {short}: {ends}"
         case config.Dynamic() if setting.steps(technique.end) > last:
-            yield f"{_named(technique)}: weights would move up to epoch {technique.end:g}, the stage ends after {epochs}"
+            ends = f"up to epoch {technique.end:g}, and the stage ends after {epochs}"
+            yield f"{_named(technique)}: weights would move {ends}"
 
 
 def _named(technique: Any) -> str:

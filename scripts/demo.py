@@ -37,7 +37,10 @@ def main() -> None:
         options = {"reuse": arguments.reuse, "force": arguments.force}
         with cli.settings(arguments.out, None, arguments.wandb, **options) as settings:
             results = tables.reproduce(table, settings, table.seeds)
-            made = {row.row: runs.locate(table.experiments[row.experiment].until(row.stage), settings.root) for row in table.rows}
+            made = {
+                row.row: runs.locate(table.experiments[row.experiment].until(row.stage), settings.root)
+                for row in table.rows
+            }
         exported = {name: devices.export(run, run.folder / "model-float32.tflite") for name, run in made.items()}
         written = tables.write(table, results, arguments.out / "tables", "demo")
         picture = arguments.out / "tables" / "demo-bytes.png"

@@ -102,8 +102,9 @@ def _report(
     told = shlex.join(["python", "scripts/sweep.py", *sys.argv[1:]])
     folder = arguments.out / "sweeps" / title
     written = sweep_report.write(folder, arguments.out / "runs", f"{name}: {_title(axes)}", told, axes, found)
-    rows = [[*map(str, each.values.values()), *_shown(each)] for each in found]
-    columns = [*(axis.key for axis in axes), *SHOWN, "state"]
+    shown = [*SHOWN, *(name for name in outcomes.REACHED.values() if any(name in each.metrics for each in found))]
+    rows = [[*map(str, each.values.values()), *_shown(each, shown)] for each in found]
+    columns = [*(axis.key for axis in axes), *shown, "state"]
     wandb_table(arguments.wandb, arguments.out, folder.name, columns, rows, written[1:])
     _show(columns, rows, folder.name)
     print("written: " + ", ".join(map(str, written)))
@@ -112,8 +113,8 @@ def _report(
 SHOWN = ("error", "bytes", "rate", "macs")
 
 
-def _shown(found: outcomes.Outcome) -> list[str]:
-    return [*(f"{found.metrics[name]:,.4g}" if name in found.metrics else "" for name in SHOWN), found.state]
+def _shown(found: outcomes.Outcome, names: list[str]) -> list[str]:
+    return [*(f"{found.metrics[name]:,.4g}" if name in found.metrics else "" for name in names), found.state]
 
 
 def _show(columns: list[str], rows: list[list[str]], title: str) -> None:
