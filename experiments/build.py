@@ -81,20 +81,29 @@ def _statistics(spec: config.Model, dataset: Dataset) -> Params:
     """Returns the statistics of the training images that a model takes from them: the mean of every pixel."""
     if not getattr(spec, "center", False):
         return {}
-    total = sum(part.astype(np.float64).sum(0) for part in np.array_split(dataset.train.images, 16))
-    mean = np.asarray(total / (255 * len(dataset.train.images)), np.float32)
+    images = dataset.train.images
+    total = sum(part.astype(np.float64).sum(0) for part in np.array_split(images, 16))
+    largest = 255 if images.dtype == np.uint8 else 1
+    mean = np.asarray(total / (largest * len(images)), np.float32)
     return {"pixel_mean": jnp.asarray(mean.reshape(-1))}
 
 
 def scaled(images: jax.Array) -> jax.Array:
-    """Turns images of bytes into float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+    """Returns what a model is given of images, in training and afterwards: float32.
+
+    Bytes become numbers in [0, 1]; floats are given as they are. Raises ValueError for other types.
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images of dtype {images.dtype} have no scale; they are uint8, from 0 to 255, or floats")
+    return images.astype(jnp.float32)
 
 
 def predictor(
     spec: config.Model, classes: int, activations: config.Activations | None = None
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns ``logits(params, images)`` of the lifted model for inference; images are bytes or float32 in [0, 1].
+    """Returns ``logits(params, images)`` of the lifted model for inference; images are those of `scaled`.
 
     With `activations` they are rounded in the ranges that `params` hold.
     """
@@ -129,7 +138,7 @@ def _logits(
     module = model(spec, classes)
 
     def logits(params: Any, images: jax.Array) -> Any:
-        images = scaled(images) if images.dtype == jnp.uint8 else images
+        images = scaled(images)
         if activations is not None:
             return rounded(module, activations, params, images)
         return module.apply(variables(params), images)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import records
 from experiments.processes import single_process
 from jaxcompress.arrays.structure import describe, rebuild
 from jaxcompress.export.files import write_whole
@@ -27,22 +28,23 @@ class Checkpoints:
 
     def latest(self, like: Any) -> tuple[int, Any]:
         """Returns the last epoch and its tree, in the structure of `like`; epoch 0 and `like` itself without one."""
-        epoch = max(self._epochs(), default=0)
+        epoch = max(self.epochs(), default=0)
         if not epoch:
             return 0, like
-        with _checkpointer() as checkpointer:
-            stored = checkpointer.restore(self._of(epoch), _flat(like))
+        remedy = f"removing {self._folder} is safe: the stage is then trained from its start"
+        stored = _restored(self._of(epoch), remedy, _flat(like))
         return epoch, jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in sorted(stored)])
 
     def save(self, epoch: int, tree: Any) -> None:
         """Writes a checkpoint, which is there whole or not at all, and then removes those before it."""
         with _checkpointer() as checkpointer:
             checkpointer.save(self._of(epoch), _flat(tree), force=True)
-        for earlier in self._epochs():
+        for earlier in self.epochs():
             if earlier < epoch:
                 shutil.rmtree(self._of(earlier), ignore_errors=True)
 
-    def _epochs(self) -> list[int]:
+    def epochs(self) -> list[int]:
+        """Lists the epochs after which checkpoints were taken that are there."""
         names = [path.name for path in self._folder.iterdir()] if self._folder.exists() else []
         return [int(name) for name in names if name.isdecimal()]
 
@@ -59,11 +61,23 @@ def save_params(folder: pathlib.Path, params: Any) -> None:
 
 
 def load_params(folder: pathlib.Path) -> Any:
-    """Restores what `save_params` wrote."""
-    description = json.loads(folder.with_name("structure.json").read_text())
-    with _checkpointer() as checkpointer:
-        stored = checkpointer.restore(folder.absolute())
-    return rebuild(description, [stored[name] for name in sorted(stored)])
+    """Restores what `save_params` wrote; raises ValueError, which says what to do, for what is damaged."""
+    structure = folder.with_name("structure.json")
+    description = records.read(structure)
+    stored = _restored(folder.absolute(), records.ANEW)
+    try:
+        return rebuild(description, [stored[name] for name in sorted(stored)])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise records.damaged(structure, f"it does not describe {folder}: {error}") from error
+
+
+def _restored(folder: pathlib.Path, remedy: str, *like: Any) -> dict[str, Any]:
+    try:
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore(folder, *like)
+    except Exception as error:  # orbax and tensorstore have many kinds of error for a file that is not as it was
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise records.damaged(folder, told[0][:200], remedy) from error
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:

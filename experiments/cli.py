@@ -17,9 +17,22 @@ console = Console(stderr=True)
 
 @contextlib.contextmanager
 def settings(
-    out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode, checkpoint_seconds: float = 20.0
+    out: pathlib.Path,
+    data_dir: pathlib.Path | None,
+    wandb: WandbMode,
+    checkpoint_seconds: float = 20.0,
+    *,
+    reuse: bool = False,
+    force: bool = False,
 ) -> Iterator[runs.Settings]:
-    """Yields the settings of runs under ``out/runs`` with a bar for the epochs of the stage in training."""
+    """Yields the settings of runs under ``out/runs`` with a bar for the epochs of the stage in training.
+
+    What is there and was made from other data or by other code stops what would use it, unless it is to be used all the
+    same, by `reuse`, or made anew, by `force`. Raises ValueError for both.
+    """
+    if reuse and force:
+        raise ValueError("--reuse uses what is there, --force makes it anew; give one of them")
+    differing: runs.Differing = "reuse" if reuse else "anew" if force else "stop"
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} epochs"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
@@ -34,7 +47,7 @@ def settings(
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say)
+        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say, differing=differing)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Reads the image sets that the experiments train on: digits, MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
-Images stay uint8 as published; the trainer maps them to float32 on the device. Nothing is unpickled.
+Images stay uint8 as published; they become float32 on the device (`experiments.build.scaled`). Nothing is unpickled.
 """
 
 import difflib
@@ -21,7 +21,10 @@ CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar-10": 10, "cifa
 
 
 class Split(NamedTuple):
-    """Holds examples in a fixed order: `images` (n, h, w, c) uint8, `labels` (n,) int32, both read-only."""
+    """Holds examples in a fixed order: `images` (n, h, w, c), `labels` (n,) int32, both read-only.
+
+    Images are uint8 from 0 to 255, or floats that a model is given as they are.
+    """
 
     images: np.ndarray
     labels: np.ndarray

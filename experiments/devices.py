@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcompress as jc
-from experiments import build, config, evaluate, post_training, quantized, runs
+from experiments import build, config, evaluate, post_training, provenance, quantized, records, runs
 from experiments.config import Format
 from experiments.data import Dataset
 from experiments.environment import processor
@@ -47,7 +47,7 @@ _SUM = "; it made a mean a SUM, which LiteRT's reference kernels compute wrongly
 CALIBRATION = config.PostTraining("export", rounding="gptq")
 
 # Bits of the kernels and of the activations.
-_INTEGERS: dict[Format, tuple[int, int]] = {"int8": (8, 8), "int4": (4, 8), "int16x8": (8, 16)}
+INTEGERS: dict[Format, tuple[int, int]] = {"int8": (8, 8), "int4": (4, 8), "int16x8": (8, 16)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Exported:
 
     `litert_accuracy` is that of LiteRT's default kernels, as are `largest_difference`, in the logits, and `same_class`;
     `reference_accuracy` that of its reference kernels on files that are integers throughout. `differences` counts the
-    outputs of LiteRT by how many codes they are more than JAX's in the arithmetic of the same kernels.
+    outputs of LiteRT by how many codes they are more than JAX's in the arithmetic of the same kernels. `code` is the
+    version of ours that wrote the file.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Exported:
     converter: str
     computes: str
     calibration: dict[str, Any]
+    code: dict[str, str]
     bytes: int
     jax_accuracy: float
     litert_accuracy: float
@@ -107,14 +109,14 @@ def export(
     experiment = run.experiment
     if not run.finished:
         raise ValueError(f"{run.folder} is not finished; run the command that made it again to go on with it")
-    if io != "integers" and format not in _INTEGERS:
-        raise ValueError(f"io {io!r} is of {', '.join(_INTEGERS)}; a file of format {format!r} has its own")
+    if io != "integers" and format not in INTEGERS:
+        raise ValueError(f"io {io!r} is of {', '.join(INTEGERS)}; a file of format {format!r} has its own")
     if isinstance(stage := experiment.stages[-1], config.PostTraining):
         raise ValueError(f"stage {stage.name!r} does not train: it has a file in integers already")
     dataset = runs.dataset(experiment.data, data_dir)
     params = jc.export.load(run.packed_file)
-    if format in _INTEGERS:
-        bits, activations = _INTEGERS[format]
+    if format in INTEGERS:
+        bits, activations = INTEGERS[format]
         stages = (*experiment.stages, replace(calibration, bits=bits))
         model = post_training.rounded(replace(experiment, stages=stages), dataset, params, activations).integers()
         size = jc.export.integers(model, path, io=io)
@@ -131,13 +133,13 @@ def reported(run: runs.Run, format: Format, data_dir: pathlib.Path | None = None
     """Returns the report of a finished run's TFLite file by `CALIBRATION`, exporting it unless that was done before."""
     path = run.folder / f"model-{format}.tflite"
     report = path.with_suffix(".json")
-    wanted = {"io": "integers", "calibration": config.to_plain(CALIBRATION)}
+    wanted = {"io": "integers", "calibration": config.to_plain(CALIBRATION), "code": provenance.code()}
     if report.exists():
-        found = json.loads(report.read_text())
+        found = records.read(report, f"remove it to export {path.name} again")
         if all(found.get(key) == value for key, value in wanted.items()):
             return found
     export(run, path, format, data_dir)
-    return json.loads(report.read_text())
+    return records.read(report)
 
 
 def _converted(
@@ -203,6 +205,7 @@ def _measured(
         converter=converter,
         computes=computes,
         calibration=config.to_plain(calibration),
+        code=provenance.code(),
         bytes=size,
         jax_accuracy=accuracy(ours),
         litert_accuracy=accuracy(theirs),

@@ -9,11 +9,16 @@ from typing import Any
 
 import jax
 
+from experiments.provenance import code
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "jaxcompress")
 
 
 def environment() -> dict[str, Any]:
-    """Describes machine, backend, versions and commit. Results are equal in bits only where `bits_depend_on` is."""
+    """Describes machine, backend, versions, code and commit. Results are equal in bits only where `bits_depend_on` is.
+
+    The commit is for the reader; what decides whether a run is used again is ``code``.
+    """
     return {
         "bits_depend_on": {
             "backend": jax.default_backend(),
@@ -27,6 +32,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "code": code(),
         "commit": _commit(),
     }
 

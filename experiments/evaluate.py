@@ -66,15 +66,20 @@ def activity(
 
     A weight that is used more than once adds up its multiply-adds and averages its inputs over the uses.
     """
-    one = jax.eval_shape(lambda p: p, params), jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-    macs: dict[str, list[int]] = {}
-    jax.eval_shape(lambda p, x: macs.update(jc.uses(logits, lambda use: use.macs)(p, x)), *one)
     shares = [_shares(logits, params, images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
     weights = [min(_CHUNK, len(images) - i) for i in range(0, len(images), _CHUNK)]
     return {
-        path: {"macs": sum(counts), "input %": 100 * float(np.average([s[path] for s in shares], weights=weights))}
-        for path, counts in macs.items()
+        path: {"macs": count, "input %": 100 * float(np.average([s[path] for s in shares], weights=weights))}
+        for path, count in multiply_adds(logits, params, images).items()
     }
+
+
+def multiply_adds(logits: Callable[[Any, jax.Array], jax.Array], params: Any, images: Any) -> dict[str, int]:
+    """Returns the multiply-adds of each weight that is multiplied with anything, for one of such `images`, by path."""
+    one = jax.eval_shape(lambda p: p, params), jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    macs: dict[str, list[int]] = {}
+    jax.eval_shape(lambda p, x: macs.update(jc.uses(logits, lambda use: use.macs)(p, x)), *one)
+    return {path: sum(counts) for path, counts in macs.items()}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
+from experiments import records
+
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -30,15 +32,21 @@ def append_row(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the JSON lines of a file, without a last one that was cut off; none if there is no file."""
-    if not path.exists():
-        return []
+    """Reads the JSON lines of a file, without a last one that was cut off; none if there is no file.
+
+    Raises ValueError, which names the file, for any other line that is not the row of an epoch.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
     rows = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            rows.append(row := json.loads(line))
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                raise ValueError("it is not the row of an epoch")
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+                break
+            raise records.damaged(path, f"line {number}: {error}") from error
     return rows
 
 

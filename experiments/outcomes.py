@@ -17,6 +17,7 @@ from experiments.results import Spread
 
 # Of a run, and of its TFLite file as LiteRT runs it.
 METRICS = ("error", "accuracy", "precision", "recall", "f1", "bytes", "rate", "parameters", "macs")
+REACHED = {"sparsity": "reached sparsity", "bits": "reached bits"}  # apart from what an axis of that name asks for
 FILE_METRICS = ("file error", "file bytes", "microseconds")
 COSTS = ("bytes", "macs", "parameters", "file bytes", "microseconds")  # what an error is weighed against
 
@@ -24,7 +25,8 @@ COSTS = ("bytes", "macs", "parameters", "file bytes", "microseconds")  # what an
 class Outcome(NamedTuple):
     """Holds a point by its values: its run, the command that makes it alone, and its metrics, errors in %.
 
-    There are no metrics where it diverged or is not there yet; `state` says which.
+    There are no metrics where it diverged or is not there yet; `state` says which. `unreached` says which schedules did
+    not come to their end.
     """
 
     values: dict[str, Any]
@@ -32,6 +34,7 @@ class Outcome(NamedTuple):
     command: str
     state: str
     metrics: dict[str, float]
+    unreached: tuple[str, ...] = ()
 
 
 def outcome(point: Point, run: runs.Run, command: str, format: Format | None, data_dir: pathlib.Path | None) -> Outcome:
@@ -39,12 +42,14 @@ def outcome(point: Point, run: runs.Run, command: str, format: Format | None, da
     if not run.finished:
         state = "not there" if (ended := run.diverged) is None else f"diverged in epoch {ended.epoch}"
         return Outcome(point.values, run.folder.name, command, state, {})
-    metrics = {name: float(run.metrics[name]) for name in METRICS if name in run.metrics}
+    recorded = run.metrics
+    metrics = {name: float(recorded[name]) for name in METRICS if name in recorded}
+    metrics |= {shown: float(recorded[name]) for name, shown in REACHED.items() if recorded.get(name) is not None}
     if format is not None:
         report = devices.reported(run, format, data_dir)
         of_file = (100 - report["litert_accuracy"], report["bytes"], report["latency"]["median_us"])
         metrics |= dict(zip(FILE_METRICS, map(float, of_file), strict=True))
-    return Outcome(point.values, run.folder.name, command, "finished", metrics)
+    return Outcome(point.values, run.folder.name, command, "finished", metrics, tuple(recorded.get("unreached", ())))
 
 
 def command(point: Point, given: Sequence[str]) -> str:

@@ -44,6 +44,13 @@ def observed(experiment: config.Experiment, data: Dataset, examples: int) -> lis
     return [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
 
 
+def read(experiment: config.Experiment, data: Dataset, params: Any) -> tuple[jc.Graph, Params]:
+    """Reads the graph of a model and its weights, as a device has them."""
+    logits = build.predictor(experiment.model, data.classes)
+    example = jax.ShapeDtypeStruct((1, *data.train.images.shape[1:]), jnp.float32)
+    return jc.read(logits, without_ranges(params), example)
+
+
 def rounded(experiment: config.Experiment, data: Dataset, params: Any, activations: int = 8) -> Rounded:
     """Rounds the parameters before a PostTraining stage, and activations to 8 or 16 bits.
 
@@ -51,9 +58,7 @@ def rounded(experiment: config.Experiment, data: Dataset, params: Any, activatio
     """
     stage = experiment.stages[-1]
     assert isinstance(stage, config.PostTraining)
-    logits = build.predictor(experiment.model, data.classes)
-    example = jax.ShapeDtypeStruct((1, *data.train.images.shape[1:]), jnp.float32)
-    graph, weights = jc.read(logits, without_ranges(params), example)
+    graph, weights = read(experiment, data, params)
     batches = observed(experiment, data, stage.examples)
     for method in stage.prepare:
         graph, weights = _prepared(method, graph, weights, batches, stage)

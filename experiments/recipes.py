@@ -81,7 +81,7 @@ def _without_noise(leaf: Any) -> Any:
 def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Transform:  # noqa: B008 (immutable)
     match spec:
         case config.Magnitude():
-            sparsity = spec.sparsity if spec.ramp is None else _ramp(spec.ramp, spec.sparsity, setting)
+            sparsity = spec.sparsity if spec.ramp is None else ramp(spec.ramp, spec.sparsity, setting)
             return jc.prune.magnitude(spec.pattern, sparsity, scope=spec.scope, every=spec.every)
         case config.Connections():
             return _connections(spec, setting)
@@ -92,15 +92,15 @@ def _transform(spec: config.Technique, setting: Setting = Setting()) -> jc.Trans
         case config.NM():
             return jc.prune.n_m(spec.pattern, spec.n, spec.m)
         case config.Movement():
-            return jc.prune.movement(spec.pattern, _ramp(spec.ramp, spec.sparsity, setting), every=spec.every)
+            return jc.prune.movement(spec.pattern, ramp(spec.ramp, spec.sparsity, setting), every=spec.every)
         case config.ACDC():
-            begin, end, compressed, whole = map(setting.steps, (spec.begin, spec.end, spec.compressed, spec.dense))
-            phases: dict[str, Any] = {"begin": begin, "end": end, "compressed_steps": compressed, "dense_steps": whole}
-            return jc.prune.ac_dc(spec.pattern, spec.sparsity, **phases)
+            begin, end, compressed, whole = _phases(spec, setting)
+            lengths: dict[str, Any] = {"compressed_steps": compressed, "dense_steps": whole}
+            return jc.prune.ac_dc(spec.pattern, spec.sparsity, begin=begin, end=end, **lengths)
         case config.Threshold():
             return jc.prune.threshold(spec.pattern, spec.quality)
         case config.Weights():
-            bits = spec.bits if spec.ramp is None else _ramp(spec.ramp, spec.bits, setting)
+            bits = spec.bits if spec.ramp is None else ramp(spec.ramp, spec.bits, setting)
             options = {name: getattr(spec, name) for name in ("granularity", "group", "symmetric", "stochastic")}
             return jc.quantize.weights(spec.pattern, bits, **options)
         case config.Float8():
@@ -173,7 +173,19 @@ def _dynamic(spec: config.Dynamic, setting: Setting) -> jc.Transform:
     return jc.prune.rigl(spec.pattern, spec.sparsity, setting.loss, **options)
 
 
-def _ramp(ramp: config.Ramp, final: float, setting: Setting) -> jc.schedules.Schedule:
-    shape = {"linear": jc.schedules.linear, "cubic": jc.schedules.cubic}[ramp.shape]
-    begin, end = map(setting.steps, (ramp.begin, ramp.end))
-    return shape(ramp.initial, final, begin=begin, end=end)
+def ramp(spec: config.Ramp, final: float, setting: Setting) -> jc.schedules.Schedule:
+    """Returns the schedule of a ramp up, or down, to a `final` value."""
+    shape = {"linear": jc.schedules.linear, "cubic": jc.schedules.cubic}[spec.shape]
+    begin, end = map(setting.steps, (spec.begin, spec.end))
+    return shape(spec.initial, final, begin=begin, end=end)
+
+
+def phases(spec: config.ACDC, setting: Setting) -> jc.schedules.Schedule:
+    """Returns the sparsity of AC/DC, phase after phase."""
+    begin, end, compressed, whole = _phases(spec, setting)
+    return jc.schedules.alternating(spec.sparsity, begin=begin, end=end, high_steps=compressed, low_steps=whole)
+
+
+def _phases(spec: config.ACDC, setting: Setting) -> list[Any]:
+    """Returns begin, end and the lengths of a compressed and of a dense phase, in steps."""
+    return [setting.steps(epochs) for epochs in (spec.begin, spec.end, spec.compressed, spec.dense)]

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Result:
-    """Holds a row of a table: the paper's number, ours over `n` seeds (sample standard deviation), the verdict."""
+    """Holds a row of a table: the paper's number, ours over `n` seeds (sample standard deviation), the verdict.
+
+    `sparsity` and `bits` are the means of what its runs have reached, `unreached` the schedules that did not end.
+    """
 
     row: str
     metric: str
@@ -18,6 +21,9 @@ class Result:
     verdict: str
     values: tuple[float, ...]
     runs: tuple[str, ...]
+    sparsity: float | None = None
+    bits: float | None = None
+    unreached: tuple[str, ...] = ()
 
 
 class Spread(NamedTuple):

@@ -5,29 +5,30 @@ trunk trains the trunk once. Everything in a folder is written whole or appended
 killed at any time and goes on from its last checkpoint to the same bits.
 """
 
-import hashlib
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import yaml
 
 import jaxcompress as jc
-from experiments import build, config, evaluate, quantized, report, train
+from experiments import build, config, evaluate, provenance, quantized, records, report, train
 from experiments.checkpoints import Checkpoints, load_params, save_params
 from experiments.claims import claimed
 from experiments.data import Dataset, fingerprint, load
 from experiments.environment import environment
+from experiments.lineage import lineage, parents
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
+from experiments.measures import measured
 from experiments.plan import Made, Plan, given, rewound
 from experiments.processes import first, wait_until
+from experiments.ramps import unreached
 from experiments.teachers import taught, transferred
 from experiments.variables import digest
 from jaxcompress.export.files import write_whole
@@ -35,12 +36,18 @@ from jaxcompress.export.files import write_whole
 Best = tuple[Any, np.float32]  # parameters and their validation error, in float32 as a checkpoint keeps it
 
 
+_WARNINGS = 10  # lines of them; the points of a sweep may have a thousand
+
+Differing = Literal["stop", "reuse", "anew"]
+
+
 class Settings(NamedTuple):
     """Says where runs live and how they report; none of it changes a result.
 
     `progress(done, total, text)` is called after every epoch, and ``say(text)`` is told what else a user may want to
     know. A checkpoint is written when `checkpoint_seconds` have passed since the last one. In Weights & Biases runs
-    stand in a `group` if there is one.
+    stand in a `group` if there is one. What is there and is `differing`, made from other data or by other code, stops
+    what would use it, or is used again all the same (``reuse``), or is made ``anew``.
     """
 
     root: pathlib.Path
@@ -50,6 +57,7 @@ class Settings(NamedTuple):
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     say: Callable[[str], None] = lambda text: None
     group: str | None = None
+    differing: Differing = "stop"
 
 
 class Run(NamedTuple):
@@ -63,19 +71,35 @@ class Run(NamedTuple):
         path = self.folder / "config.yaml"
         if not path.exists():
             raise ValueError(f"{self.folder} is not a run: it has no config.yaml")
-        return config.structure(yaml.safe_load(path.read_text()), config.Experiment, str(path))
+        try:
+            document = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise records.damaged(path, " ".join(str(error).split())) from error
+        return config.structure(document, config.Experiment, str(path))
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The final numbers; raises ValueError if the run is not finished."""
         if not self.finished:
             raise ValueError(f"{self.folder} is not finished; run the same command again to go on with it")
-        return json.loads((self.folder / "metrics.json").read_text())
+        return records.read(self.folder / "metrics.json")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What is recorded of how the run was made: machine, versions, data; empty if nothing is."""
+        path = self.folder / "environment.json"
+        return records.read(path) if path.exists() else {}
 
     @property
     def finished(self) -> bool:
         """Whether the run is done; its metrics are the last thing written."""
         return (self.folder / "metrics.json").exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to use again: what is finished or diverged, or a checkpoint to go on from."""
+        kept = Checkpoints(self.folder / "checkpoint")
+        return self.finished or (self.folder / "diverged.json").exists() or bool(kept.epochs())
 
     @property
     def diverged(self) -> train.Diverged | None:
@@ -102,9 +126,13 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
     """Runs an experiment stage by stage; returns at once what is there, goes on with what is not finished.
 
     Waits for what another process is making; of several that run a sweep together the first makes it. Raises Diverged,
-    also for what diverged before, which the same training would again.
+    also for what diverged before, which the same training would again, and ValueError as `settle` does.
     """
     this = locate(experiment, settings.root)
+    if settings.differing != "reuse":
+        settle([experiment], settings._replace(say=lambda _: None))
+        warn([experiment], settings)
+        settings = settings._replace(differing="reuse")
     if this.finished:
         return this
     if (ended := this.diverged) is not None:
@@ -128,26 +156,101 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
     return this
 
 
+def settle(experiments: Iterable[config.Experiment], settings: Settings) -> None:
+    """Compares what is there already, of experiments and of all that they stand on, with what would be made now.
+
+    Says in a line how much of it is used again. Raises ValueError for what was made from other data or by other code,
+    unless the settings say that it is used all the same or made anew: then it is removed here.
+    """
+    there = {e: run for e in lineage(experiments) if (run := locate(e, settings.root)).begun}
+    differing: dict[config.Experiment, str] = {}
+    for experiment, run in there.items():  # after what it stands on
+        told = provenance.differences(run.recorded, _sha256(experiment.data, settings))
+        below = [parent for parent in parents(experiment) if parent in differing]
+        told += [f"on top of {locate(parent, settings.root).folder.name}" for parent in below]
+        if told:
+            differing[experiment] = f"{run.folder.name} was made {', '.join(told)}"
+    first_of_them = next(iter(differing.values()), "")
+    also = f", and so were {len(differing) - 1} more" if len(differing) > 1 else ""
+    if differing and settings.differing == "stop":
+        raise ValueError(
+            f"{first_of_them}{also}: --reuse uses what is there all the same, --force makes it anew ({settings.root})"
+        )
+    if settings.differing == "anew":
+        for experiment in differing:
+            run = there.pop(experiment)
+            settings.say(f"{run.folder.name} is made anew")
+            if first():
+                _remove(run, settings)
+    if there:
+        begun = sum(not run.finished for run in there.values())
+        also_begun = f", {begun} of them begun and not finished" if begun else ""
+        settings.say(f"runs that are there and used again: {len(there)}{also_begun}")
+    if differing and settings.differing == "reuse":
+        settings.say(f"warning: {first_of_them}{also}")
+
+
+def warn(experiments: Iterable[config.Experiment], settings: Settings) -> None:
+    """Says which schedules of stages that are still to be trained will not come to their end."""
+    told: dict[str, None] = {}
+    for experiment in lineage(experiments):
+        if not locate(experiment, settings.root).finished:
+            told |= dict.fromkeys(unreached(experiment, dataset(experiment.data, settings.data_dir)))
+    for line in list(told)[:_WARNINGS]:
+        settings.say(f"warning: {line}")
+    if len(told) > _WARNINGS:
+        settings.say(f"warning: and so in {len(told) - _WARNINGS} more schedules")
+
+
+def _sha256(data: config.Data, settings: Settings) -> str | None:
+    """Returns the hash of data; None where they are not at hand and what is there is used all the same."""
+    try:
+        return _loaded(data, settings.data_dir)[1]
+    except OSError:
+        if settings.differing != "reuse":
+            raise
+        return None
+
+
+def _remove(this: Run, settings: Settings) -> None:
+    """Removes what a run left but for its logs, unless another process makes it anew meanwhile."""
+    before = this.recorded
+    with claimed(this.folder, settings.say):
+        if this.recorded != before:
+            return
+        for path in this.folder.iterdir():
+            if path.name in (".claim", "wandb"):
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def diverge(this: Run, ended: train.Diverged) -> None:
     """Marks a run as one that diverged."""
     _write_json(this.folder / "diverged.json", {"epoch": ended.epoch, "loss": str(ended.loss)})
 
 
 def _diverged(path: pathlib.Path) -> dict[str, Any]:
-    recorded = json.loads(path.read_text())
-    return {"epoch": recorded["epoch"], "loss": float(recorded["loss"])}
+    remedy = "remove it to try again"
+    recorded = records.read(path, remedy, keys=("epoch", "loss"))
+    try:
+        return {"epoch": int(recorded["epoch"]), "loss": float(recorded["loss"])}
+    except (TypeError, ValueError) as error:
+        raise records.damaged(path, str(error), remedy) from error
 
 
 def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) -> None:
     """Makes the folder of a run, with its configuration and where and how, by `made` besides, it is trained.
 
-    What goes on from a checkpoint keeps what was said of the training before it.
+    What goes on from a checkpoint keeps what was said of the training before it, and where that was of other data or by
+    other code, what these were.
     """
     this.folder.mkdir(parents=True, exist_ok=True)
-    path = this.folder / "environment.json"
-    earlier = json.loads(path.read_text()) if (this.folder / "checkpoint").exists() and path.exists() else {}
+    earlier = this.recorded if (this.folder / "checkpoint").exists() else {}
+    now = environment() | {"data_sha256": fingerprint(data)}
+    if earlier and "begun" not in earlier and provenance.differences(earlier, now["data_sha256"]):
+        made = {"begun": {key: earlier.get(key) for key in ("code", "data_sha256")}} | made
     _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
-    _write_json(path, earlier | environment() | {"data_sha256": fingerprint(data)} | made)
+    _write_json(this.folder / "environment.json", earlier | now | made)
 
 
 def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: Log, settings: Settings) -> None:
@@ -249,52 +352,39 @@ def measure(
     this: Run, experiment: config.Experiment, data: Dataset, params: Any
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""
-    logits = build.predictor(experiment.model, data.classes, experiment.activations)
     jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)
-    outputs = evaluate.predict(logits, restored, data.test.images)
+    metrics, account, outputs = measured(experiment, data, params, restored, handed(this, experiment))
+    logits = build.predictor(experiment.model, data.classes, experiment.activations)
     if outputs.tobytes() != evaluate.predict(logits, jc.pack(params), data.test.images).tobytes():
         raise RuntimeError(f"{this.packed_file} does not restore the model bit for bit")
-    found = evaluate.quality(outputs, data.test.labels)
-    account = jc.ledger(logits, params, jnp.zeros((1, *data.test.images.shape[1:]), jnp.float32))
     if account.packed_bytes != this.packed_file.stat().st_size:
         raise RuntimeError(f"the ledger says {account.packed_bytes} bytes, {this.packed_file} has another size")
     save_params(this.folder / "params", params)
     _write_text(this.folder / "ledger.json", account.to_json() + "\n")
     _write_text(this.folder / "ledger.txt", f"{account}\n")
     report.training_curves(read_rows(this.folder / "metrics.jsonl"), this.folder / "curves.png")
-    report.confusion_matrix(found.confusion, this.folder / "confusion.png")
-    sizes = {
-        "bytes": account.packed_bytes,
-        "dense_bytes": account.dense_bytes,
-        "rate": account.rate,
-        "parameters": account.nonzero,
-        "dense_parameters": account.parameters,
-        "macs": account.macs,
-        "dense_macs": account.dense_macs,
-        "memory": account.memory,
-        "dense_memory": account.dense_memory,
-    }
-    sha = {"params_sha256": digest(params), "logits_sha256": hashlib.sha256(outputs.tobytes()).hexdigest()}
-    active = {"activity": evaluate.activity(logits, restored, data.test.images)}
+    report.confusion_matrix(metrics["confusion"], this.folder / "confusion.png")
     files = [this.packed_file, *(this.folder / name for name in ("ledger.json", "curves.png", "confusion.png"))]
-    broken = {"broken": _broken(this, experiment, params)}
-    return found._asdict() | sizes | active | broken | sha, files
+    return metrics, files
 
 
-def _broken(this: Run, experiment: config.Experiment, params: Any) -> list[str]:
-    """Says what the leaves declared that the last stage began with and that holds no longer."""
+def handed(this: Run, experiment: config.Experiment) -> Any:
+    """Returns the parameters that the stage before the last, whose run is there, handed on; None if there is none."""
     *earlier, _ = experiment.stages
-    if not earlier:
-        return []
-    given = locate(replace(experiment, stages=tuple(earlier)), this.folder.parent).params()
-    return jc.invariants.broken(given, params)
+    return locate(replace(experiment, stages=tuple(earlier)), this.folder.parent).params() if earlier else None
+
+
+def dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
+    """Loads the data of an experiment, once."""
+    return _loaded(data, data_dir)[0]
 
 
 @lru_cache(maxsize=2)
-def dataset(data: config.Data, data_dir: pathlib.Path | None) -> Dataset:
-    """Loads the data of an experiment, once."""
-    return load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit, labels=data.labels)
+def _loaded(data: config.Data, data_dir: pathlib.Path | None) -> tuple[Dataset, str]:
+    """Loads data and hashes them."""
+    found = load(data.name, data_dir=data_dir, validation=data.validation, limit=data.limit, labels=data.labels)
+    return found, fingerprint(found)
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:

@@ -42,10 +42,15 @@ class Begun(NamedTuple):
 def sweep(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> list[Run]:
     """Runs experiments, as many as possible in one program; returns their runs in the same order.
 
-    Points that another process is making are waited for at the end. One that diverges ends there, and so do those that
-    stand on it; the others go on. Raises ValueError, before anything is trained, for a stage that cannot begin, and for
-    batches that the columns of the mesh cannot share.
+    What is there already is settled first. Points that another process is making are waited for at the end. One that
+    diverges ends there, and so do those that stand on it; the others go on. Raises ValueError, before anything is
+    trained, as `runs.settle` does, for a stage that cannot begin, and for batches that the columns of the mesh cannot
+    share.
     """
+    runs.settle(experiments, settings)
+    meet("what is made anew is removed")
+    settings = settings._replace(differing="reuse")
+    runs.warn(experiments, settings)
     _rehearse(experiments, settings, placement)
     _sweep(experiments, settings, placement)
     meet("the sweep is finished")

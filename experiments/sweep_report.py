@@ -11,7 +11,7 @@ import jinja2
 
 from experiments import report
 from experiments.grid import Axis
-from experiments.outcomes import COSTS, FILE_METRICS, METRICS, Outcome, front, over_seeds
+from experiments.outcomes import COSTS, FILE_METRICS, METRICS, REACHED, Outcome, front, over_seeds
 from jaxcompress.export.files import write_whole
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -59,7 +59,7 @@ def summarized(title: str, command: str, axes: Sequence[Axis], outcomes: Sequenc
         "axes": [axis._asdict() | {"values": list(axis.values)} for axis in axes],
         "goal": goal,
         "costs": costs,
-        "metrics": [name for name in (*METRICS, *FILE_METRICS) if name in there],
+        "metrics": [name for name in (*METRICS, *REACHED.values(), *FILE_METRICS) if name in there],
         "points": [outcome._asdict() | {"front": outcome.run in best} for outcome in outcomes],
         "spreads": [s._asdict() | {"half": None if math.isnan(s.half) else s.half} for s in spreads],
     }

@@ -21,6 +21,10 @@ class Arguments:
 
     out: pathlib.Path = pathlib.Path("runs/demo")
     """folder for runs, tables and plots"""
+    reuse: bool = False
+    """use runs that are there also if they were made from other data or by other code"""
+    force: bool = False
+    """make runs anew that were made from other data or by other code"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
 
@@ -30,11 +34,13 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     with cli.ending():
         table = config.load_table(CONFIG)
-        with cli.settings(arguments.out, None, arguments.wandb) as settings:
-            made = {
-                row.row: runs.run(table.experiments[row.experiment].until(row.stage), settings) for row in table.rows
-            }
+        options = {"reuse": arguments.reuse, "force": arguments.force}
+        with cli.settings(arguments.out, None, arguments.wandb, **options) as settings:
             results = tables.reproduce(table, settings, table.seeds)
+            made = {
+                row.row: runs.locate(table.experiments[row.experiment].until(row.stage), settings.root)
+                for row in table.rows
+            }
         exported = {name: devices.export(run, run.folder / "model-float32.tflite") for name, run in made.items()}
         written = tables.write(table, results, arguments.out / "tables", "demo")
         picture = arguments.out / "tables" / "demo-bytes.png"

@@ -1,11 +1,12 @@
 """Exports a run to TFLite and holds the file to JAX on the whole test set."""
 
 import pathlib
+import sys
 from dataclasses import dataclass
 
 import tyro
 
-from experiments import cli, config, devices
+from experiments import cli, config, devices, provenance
 from experiments.config import Format
 from experiments.runs import Run
 from jaxcompress.export.writer import IO
@@ -41,8 +42,13 @@ def main() -> None:
         calibration = config.structure({"name": "export"} | chosen, config.PostTraining, "export_tflite")
         suffix = "-float32-io" if arguments.io == "float32" else ""
         path = arguments.out or arguments.run / f"model-{arguments.format}{suffix}.tflite"
+        if not path.parent.is_dir():
+            raise ValueError(f"--out {path}: there is no folder {path.parent}")
+        run = Run(arguments.run)
+        for line in provenance.differences(run.recorded, None) if run.finished else ():
+            print(f"warning: {arguments.run.name} was made {line}", file=sys.stderr)
         found = devices.export(
-            Run(arguments.run),
+            run,
             path,
             arguments.format,
             arguments.data_dir,

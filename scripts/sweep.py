@@ -58,6 +58,10 @@ class Arguments:
     """which of them this is, counted from 0"""
     compile_for: str | None = None
     """compile for TPUs that need not be here, such as v5e:2x4 (v5p, v6e), say what a device needs, and train nothing"""
+    reuse: bool = False
+    """use runs that are there also if they were made from other data or by other code"""
+    force: bool = False
+    """make runs anew that were made from other data or by other code"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
     checkpoint_seconds: float = 20.0
@@ -80,7 +84,7 @@ def main() -> None:
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         title = _named(name, arguments, points)
-        with cli.settings(*options) as settings:
+        with cli.settings(*options, reuse=arguments.reuse, force=arguments.force) as settings:
             runs = sweep.sweep([point.experiment for point in points], settings._replace(group=title), placement)
         if processes.first():
             _report(name, title, axes, points, runs, arguments)
@@ -98,8 +102,9 @@ def _report(
     told = shlex.join(["python", "scripts/sweep.py", *sys.argv[1:]])
     folder = arguments.out / "sweeps" / title
     written = sweep_report.write(folder, arguments.out / "runs", f"{name}: {_title(axes)}", told, axes, found)
-    rows = [[*map(str, each.values.values()), *_shown(each)] for each in found]
-    columns = [*(axis.key for axis in axes), *SHOWN, "state"]
+    shown = [*SHOWN, *(name for name in outcomes.REACHED.values() if any(name in each.metrics for each in found))]
+    rows = [[*map(str, each.values.values()), *_shown(each, shown)] for each in found]
+    columns = [*(axis.key for axis in axes), *shown, "state"]
     wandb_table(arguments.wandb, arguments.out, folder.name, columns, rows, written[1:])
     _show(columns, rows, folder.name)
     print("written: " + ", ".join(map(str, written)))
@@ -108,8 +113,8 @@ def _report(
 SHOWN = ("error", "bytes", "rate", "macs")
 
 
-def _shown(found: outcomes.Outcome) -> list[str]:
-    return [*(f"{found.metrics[name]:,.4g}" if name in found.metrics else "" for name in SHOWN), found.state]
+def _shown(found: outcomes.Outcome, names: list[str]) -> list[str]:
+    return [*(f"{found.metrics[name]:,.4g}" if name in found.metrics else "" for name in names), found.state]
 
 
 def _show(columns: list[str], rows: list[list[str]], title: str) -> None:

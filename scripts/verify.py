@@ -1,4 +1,4 @@
-"""Verifies a finished run: its declared slice is trained again and compared bit for bit."""
+"""Verifies a finished run: its declared slice is trained and all its metrics measured again, and compared."""
 
 import pathlib
 import sys
@@ -14,7 +14,7 @@ from experiments.verify import verify
 
 @dataclass(frozen=True)
 class Arguments:
-    """Repeats the first epochs of a run and the evaluation of its packed file; exit code 1 if anything differs."""
+    """Repeats the first epochs of a run and measures its files again; exit code 1 if anything differs."""
 
     run: tyro.conf.Positional[pathlib.Path]
     """folder of a finished run, beside the runs it was trained on top of"""
@@ -26,7 +26,8 @@ def main() -> None:
     """Runs the command line."""
     arguments = tyro.cli(Arguments, description=__doc__)
     with cli.ending():
-        settings = runs.Settings(arguments.run.resolve().parent, arguments.data_dir, "disabled")
+        say = lambda text: print(text, file=sys.stderr)
+        settings = runs.Settings(arguments.run.resolve().parent, arguments.data_dir, "disabled", say=say)
         exact, checks = verify(runs.Run(arguments.run.resolve()), settings)
         grid = Table("check", "recorded", "found", "verdict", title=str(arguments.run))
         for check in checks:

@@ -13,7 +13,7 @@ Format = Literal["float32", "float16", "dynamic-int8", "int8-converter", "int8",
 class Row:
     """One number of a paper's table, where ours is measured, and how near is near enough.
 
-    `metric` is a name of `experiments.tables.METRICS`, in the table `shown` as another if one is given. With `leaf` it
+    `metric` is a name of `experiments.rows.METRICS`, in the table `shown` as another if one is given. With `leaf` it
     is of that parameter alone, with `format` of the TFLite file of that number format, as LiteRT runs it: the metrics
     then are ``LEAF_METRICS`` and ``FILE_METRICS``. The verdict is ``reproduced`` within `tolerance` of the paper's
     number, and beyond that ``better`` or ``worse`` by `better`.

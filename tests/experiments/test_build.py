@@ -57,6 +57,33 @@ def test_bytes_and_scaled_images_have_the_same_logits():
     assert build.scaled(images).dtype == jnp.float32 and float(build.scaled(images).max()) <= 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize("spec", [config.MLP((16,)), config.MLP((16,), center=True), config.LeNet5()], ids=str)
+def test_training_and_evaluation_are_given_the_same_images(dtype, spec):
+    """What is scaled in one is scaled in the other, whatever the type of the data."""
+    data = runs.dataset(DIGITS, None)
+    images = data.train.images if dtype == np.uint8 else (data.train.images / 255).astype(dtype)
+    if isinstance(spec, config.LeNet5):
+        images = np.pad(images, ((0, 0), (10, 10), (10, 10), (0, 0)))
+    data = data._replace(train=data.train._replace(images=images))
+    params = build.initial_params(experiment(spec), data)
+    trained = build.trainer(spec, 10)(params, jnp.asarray(images), jax.random.key(0)).logits
+    np.testing.assert_allclose(trained, build.predictor(spec, 10)(params, jnp.asarray(images)), rtol=1e-4, atol=1e-5)
+    assert float(jnp.std(trained)) > 0.01
+    if getattr(spec, "center", False):
+        expected = images.astype(np.float64).mean(0).reshape(-1) / (255 if dtype == np.uint8 else 1)
+        np.testing.assert_allclose(params["batch_stats"]["pixel_mean"], expected, atol=1e-5)
+
+
+def test_floats_are_given_as_they_are_and_other_types_are_refused():
+    reals = jnp.asarray([-3.0, 0.25, 300.0])
+    np.testing.assert_array_equal(build.scaled(reals), reals)
+    np.testing.assert_allclose(build.scaled(jnp.uint8([0, 51, 255])), [0, 0.2, 1], rtol=1e-6)
+    for wrong in (jnp.int32(3), jnp.bool_(True), jnp.int8(1)):
+        with pytest.raises(ValueError, match=f"images of dtype {wrong.dtype} have no scale; they are uint8"):
+            build.scaled(wrong)
+
+
 def test_dropout_acts_in_training_alone_and_follows_its_key():
     data = runs.dataset(DIGITS, None)
     spec = config.MLP((16,), 0.5)

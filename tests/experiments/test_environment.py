@@ -6,6 +6,7 @@ import re
 
 import jax
 
+from experiments import provenance
 from experiments.environment import PACKAGES, environment, processor
 
 
@@ -15,7 +16,7 @@ def test_environment_is_json_with_versions_and_commit():
     assert found["bits_depend_on"]["backend"] == "cpu" == jax.default_backend()
     assert found["bits_depend_on"]["jaxlib"] == importlib.metadata.version("jaxlib")
     assert found["bits_depend_on"]["cores"] >= 1
-    assert set(found["packages"]) == set(PACKAGES)
+    assert set(found["packages"]) == set(PACKAGES) and found["code"] == provenance.code()
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", found["commit"])
 
 

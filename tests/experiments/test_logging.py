@@ -33,6 +33,14 @@ def test_last_line_that_was_cut_off_is_left_out(tmp_path):
         assert read_rows(path) == [{"epoch": 1, "loss": 0.5}]
 
 
+@pytest.mark.parametrize("line", ['{"epoch": 1, "lo', "[]", "3", "{}", '{"epoch": "1"}'])
+def test_a_damaged_line_before_others_is_named(line, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"epoch": 1}\n' + line + '\n{"epoch": 3}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl is damaged \(line 2: .*\); remove its folder"):
+        read_rows(path)
+
+
 def test_no_file_has_no_rows(tmp_path):
     assert read_rows(tmp_path / "none.jsonl") == []
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,3 +372,161 @@ def test_what_a_stage_breaks_of_an_earlier_one_is_said(shared):
     run = runs.run(replace(DENSE, stages=(*DENSE.stages, factors, masked)), settings)
     assert run.metrics["broken"] == ["fc1/kernel: a rank of 4 at most, before; no longer"]
     assert said == [f"{run.folder.name}: fc1/kernel: a rank of 4 at most, before; no longer"]
+
+
+# What is there is used again only if it would be made so now.
+
+
+@pytest.fixture
+def kept(shared, tmp_path):
+    """Copies of finished runs of PRUNED and its trunk, to tamper with; training ends the test."""
+    for experiment in (DENSE, PRUNED):
+        made = runs.run(experiment, shared)
+        shutil.copytree(made.folder, tmp_path / made.folder.name)
+    said = []
+    settings = runs.Settings(tmp_path, None, "disabled", progress=lambda *_: pytest.fail("trained"), say=said.append)
+    return settings, said
+
+
+def recorded(experiment, settings, change):
+    path = runs.locate(experiment, settings.root).folder / "environment.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+OLDER = {"code": {"jaxcompress": "0.0.1", "sources_sha256": "0" * 64}}
+CHANGES = {
+    "code": (lambda e: e | OLDER, "by other code (jaxcompress 0.0.1 of sources 000000000000, now jaxcompress "),
+    "data": (lambda e: e | {"data_sha256": "0" * 64}, "from other data (SHA-256 000000000000, now "),
+    "neither recorded": (lambda e: {}, "from other data (SHA-256 None"),
+    "mixed": (lambda e: e | {"begun": OLDER}, "in part from other data or by other code"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_made_otherwise_stops_what_would_use_it(name, kept):
+    settings, _ = kept
+    change, told = CHANGES[name]
+    recorded(PRUNED, settings, change)
+    before = stamps(settings.root)
+    folder = runs.locate(PRUNED, settings.root).folder
+    with pytest.raises(ValueError) as raised:
+        runs.run(PRUNED, settings)
+    message = str(raised.value)
+    assert message.startswith(f"{folder.name} was made ") and told in message
+    assert "--reuse uses what is there all the same, --force makes it anew" in message and "\n" not in message
+    assert stamps(settings.root) == before and runs.run(DENSE, settings).finished
+
+
+def test_what_stands_on_what_was_made_otherwise_stops_too(kept):
+    settings, _ = kept
+    recorded(DENSE, settings, CHANGES["code"][0])
+    with pytest.raises(ValueError, match=f"^{runs.locate(DENSE, settings.root).folder.name} .*, and so were 1 more: "):
+        runs.run(PRUNED, settings)
+
+
+def test_reuse_uses_it_all_the_same_and_says_so(kept):
+    settings, said = kept
+    recorded(DENSE, settings, CHANGES["code"][0])
+    reuse = settings._replace(differing="reuse")
+    before = stamps(settings.root)
+    runs.settle([PRUNED], reuse)
+    assert said[0] == "runs that are there and used again: 2"
+    assert said[1].startswith(f"warning: {runs.locate(DENSE, settings.root).folder.name} was made by other code")
+    assert runs.run(PRUNED, reuse).finished and stamps(settings.root) == before
+
+
+def test_anew_makes_it_and_what_stands_on_it_anew_to_the_same_bits(kept, shared):
+    settings, said = kept
+    recorded(DENSE, settings, CHANGES["data"][0])
+    trained, logs = [], runs.locate(DENSE, settings.root).folder / "wandb" / "offline-run"
+    logs.mkdir(parents=True)
+    (runs.locate(DENSE, settings.root).folder / "logits-old.npz").write_bytes(b"")
+    anew = settings._replace(differing="anew", progress=lambda done, total, text: trained.append(text))
+    run = runs.run(PRUNED, anew)
+    assert {text.partition("-")[0] for text in trained} == {"dense", "pruned"}
+    assert run.metrics == runs.run(PRUNED, shared).metrics and logs.exists()
+    assert not (runs.locate(DENSE, settings.root).folder / "logits-old.npz").exists()
+    assert runs.run(PRUNED, settings).finished  # as one that is there, and trains nothing
+
+
+def test_what_is_used_again_is_counted_and_nothing_else_is_said(kept):
+    settings, said = kept
+    runs.settle([PRUNED, DENSE], settings)
+    runs.settle([replace(DENSE, seed=9)], settings)
+    assert said == ["runs that are there and used again: 2"]
+
+
+def test_a_checkpoint_of_other_code_is_no_start(tmp_path):
+    experiment = stage(epochs=3)
+    settings = runs.Settings(tmp_path, None, "disabled", 0.0, stop_at(2, []))
+    with pytest.raises(Stopped):
+        runs.run(experiment, settings)
+    on = settings._replace(progress=stop_at(None, seen := []))
+    recorded(experiment, settings, CHANGES["code"][0])
+    with pytest.raises(ValueError, match="was made by other code"):
+        runs.run(experiment, on)
+    run = runs.run(experiment, on._replace(differing="reuse"))
+    assert seen == [2, 3] and run.recorded["begun"]["code"] == OLDER["code"]
+    with pytest.raises(ValueError, match="in part from other data or by other code"):
+        runs.run(experiment, on)
+
+
+def test_a_damaged_checkpoint_is_named_and_may_be_removed(tmp_path):
+    experiment = stage(epochs=3)
+    settings = runs.Settings(tmp_path, None, "disabled", 0.0, stop_at(2, []))
+    with pytest.raises(Stopped):
+        runs.run(experiment, settings)
+    kept = runs.locate(experiment, tmp_path).folder / "checkpoint"
+    shutil.rmtree(kept / "1")
+    (kept / "1").mkdir()
+    on = settings._replace(progress=stop_at(None, seen := []))
+    with pytest.raises(ValueError, match=rf"{kept / '1'} is damaged \(.*\); removing {kept} is safe") as raised:
+        runs.run(experiment, on)
+    assert "\n" not in str(raised.value)
+    shutil.rmtree(kept)
+    assert runs.run(experiment, on).finished and seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("file", ["structure.json", "params"])
+def test_damaged_parameters_of_a_trunk_are_named(file, kept):
+    settings, _ = kept
+    path = runs.locate(DENSE, settings.root).folder / file
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_text('{"tree": {"fc1": ')
+    branch = replace(DENSE, stages=(*DENSE.stages, Stage("other", 1, 50, SGD)))
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.*; remove its folder and give the command"):
+        runs.run(branch, settings)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"epoch": 1}', '{"epoch": 1, "loss": "x"}'])
+def test_a_damaged_mark_of_divergence_is_named(content, kept):
+    settings, _ = kept
+    folder = runs.locate(PRUNED, settings.root).folder
+    (folder / "metrics.json").unlink()
+    (folder / "diverged.json").write_text(content)
+    with pytest.raises(ValueError, match=r"diverged\.json is damaged \(.*\); remove it to try again"):
+        runs.run(PRUNED, settings)
+
+
+def test_a_damaged_configuration_is_named(kept):
+    settings, _ = kept
+    run = runs.locate(DENSE, settings.root)
+    (run.folder / "config.yaml").write_text("data: [")
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged \(.*; remove its folder"):
+        _ = run.experiment
+
+
+def test_a_ramp_that_outlasts_its_stage_is_said_before_training(shared):
+    short = Stage("short", 1, 50, SGD, (Magnitude("fc1/kernel", 0.9, Ramp(4.0, shape="linear"), every=6),))
+    said = []
+    settings = shared._replace(say=said.append, progress=lambda *_: said.append("trained"))
+    run = runs.run(replace(DENSE, stages=(*DENSE.stages, short)), settings)
+    line = (
+        "stage 'short': Magnitude of 'fc1/kernel': sparsity 0.225 of 0.9 is reached: its ramp ends after epoch 4, the"
+    )
+    assert said[-2].startswith(f"warning: {line}") and said[-1] == "trained"
+    assert run.metrics["unreached"] == [said[-2].removeprefix("warning: ")]
+    assert run.metrics["sparsity"] == pytest.approx(0.225, abs=1e-3)
+    assert run.metrics["reached"] == {"fc1/kernel": {"sparsity": run.metrics["sparsity"]}}

@@ -111,3 +111,15 @@ def test_files_measured_are_what_the_front_is_of(tmp_path):
     )
     assert summary["goal"] == "file error" and summary["costs"] == ["file bytes"]
     assert [point["front"] for point in summary["points"]] == [True, True, False]
+
+
+def test_what_was_reached_and_what_was_not_stand_on_the_page(tmp_path):
+    late = "stage 'pruned': sparsity 0.41 of 0.9 <is> reached"
+    metrics = {"error": 1.0, "reached sparsity": 0.41, "reached bits": 4.0}
+    found = [Outcome({"sparsity": 0.9}, "pruned-1", "the command", "finished", metrics, (late,))]
+    *_, page = sweep_report.write(tmp_path, tmp_path / "runs", "a sweep", "the command", AXES[:1], found)
+    (point,) = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert point["unreached"] == [late] and point["metrics"]["reached sparsity"] == 0.41
+    text = page.read_text()
+    assert "<th>reached sparsity</th><th>reached bits</th>" in text and 'data-value="0.41"' in text
+    assert "Not reached: stage &#39;pruned&#39;: sparsity 0.41 of 0.9 &lt;is&gt; reached" in text

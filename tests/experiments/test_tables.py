@@ -6,13 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import report, runs, tables
+from experiments import report, rows, runs, tables
 from experiments.config import MLP, Data, Experiment, PostTraining, Row, Stage, Table
+from experiments.data import fingerprint
+from experiments.environment import environment
+from experiments.provenance import code
 
-EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), (Stage("dense", 1), Stage("pruned", 1)))
+STAGES = (Stage("dense", 1), Stage("pruned", 1), PostTraining("int8"))
+EXPERIMENT = Experiment(Data("digits", 200), MLP((16,)), STAGES)
 METRICS = {
     "error": 2.0, "accuracy": 98.0, "precision": 0.9, "recall": 0.8, "f1": 0.85, "bytes": 1000, "rate": 4.0,
     "parameters": 250, "dense_parameters": 1000, "macs": 1184, "dense_macs": 2000, "memory": 500, "differ": 3,
+    "sparsity": 0.75, "bits": 4.0,
 }  # fmt: skip
 DERIVED = {
     "parameter rate": 4.0, "weights": 1000, "weights %": 25.0, "weights pruned %": 75.0, "macs %": 59.2, "FLOP": 4000,
@@ -36,8 +41,11 @@ def finished(settings, stage="pruned", seed=0, **metrics):
     """Writes the folder of a finished run, so that none is trained."""
     folder = runs.locate(replace(EXPERIMENT.until(stage), seed=seed), settings.root).folder
     folder.mkdir(parents=True)
-    activity = {"fc1/kernel": {"macs": 100, "input %": 40.0}}
-    (folder / "metrics.json").write_text(json.dumps(METRICS | {"activity": activity, "confusion": CONFUSION} | metrics))
+    more = {"activity": {"fc1/kernel": {"macs": 100, "input %": 40.0}}, "confusion": CONFUSION}
+    more |= {"reached": {"fc1/kernel": {"sparsity": 0.8, "bits": 5.0}}}
+    (folder / "metrics.json").write_text(json.dumps(METRICS | more | metrics))
+    made = environment() | {"data_sha256": fingerprint(runs.dataset(EXPERIMENT.data, None))}
+    (folder / "environment.json").write_text(json.dumps(made))
     (folder / "ledger.json").write_text(json.dumps({"entries": [LEAF]}))
 
 
@@ -87,12 +95,14 @@ def test_spread_is_the_sample_standard_deviation(settings):
     [*((name, METRICS[name]) for name in METRICS if not name.startswith("dense_")), *DERIVED.items()],
 )
 def test_every_metric_of_a_model_is_read(settings, metric, value):
-    finished(settings)
-    assert tables.reproduce(table(row(metric)), settings, 1)[0].mean == value
+    stage = "int8" if metric == "differ" else "pruned"
+    finished(settings, stage)
+    assert tables.reproduce(table(replace(row(metric), stage=stage)), settings, 1)[0].mean == value
 
 
 def test_every_metric_of_a_model_is_tested():
-    assert set(tables.METRICS) == {*METRICS, *DERIVED} - {"dense_parameters", "dense_macs"}
+    tested = {*METRICS, *DERIVED} - {"dense_parameters", "dense_macs"}
+    assert tested == {name for name in rows.METRICS if name not in {f"errors on {k}" for k in range(10, 100)}}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +113,8 @@ def test_every_metric_of_a_model_is_tested():
         ("FLOP", 200),
         ("act %", 40.0),
         ("FLOP %", 8.0),
+        ("sparsity", 0.8),
+        ("bits", 5.0),
         ("FLOP % of dense input", 20.0),
         ("weight bits P+Q", 8 * 12 / 20),
         ("weight bits P+Q+H", 8 * 10 / 20),
@@ -126,7 +138,7 @@ def test_rows_are_of_their_stage(settings):
 
 
 FILE = {
-    "io": "integers", "calibration": {"name": "export", "rounding": "gptq"}, "format": "int8",
+    "io": "integers", "calibration": {"name": "export", "rounding": "gptq"}, "format": "int8", "code": code(),
     "bytes": 400, "arena": 80,
     "litert_accuracy": 97.0, "latency": {"median_us": 2.5},
     "differences": {"xnnpack": {"-1": 3, "0": 90, "1": 7}, "reference": {"0": 100}},
@@ -139,23 +151,19 @@ FILE = {
 )
 def test_every_metric_of_a_file_is_read_from_its_report(settings, metric, value):
     finished(settings)
-    folder = runs.locate(EXPERIMENT, settings.root).folder
+    folder = runs.locate(EXPERIMENT.until("pruned"), settings.root).folder
     (folder / "model-int8.json").write_text(json.dumps(FILE))
     assert tables.reproduce(table(row(metric, format="int8")), settings, 1)[0].mean == value
-    assert metric in tables.FILE_METRICS and len(tables.FILE_METRICS) == 6
+    assert metric in rows.FILE_METRICS and len(rows.FILE_METRICS) == 6
 
 
 def test_files_of_floats_have_no_integers_to_differ_from(settings):
-    finished(settings)
-    folder = runs.locate(EXPERIMENT, settings.root).folder
-    (folder / "model-float32.json").write_text(json.dumps(FILE | {"format": "float32", "differences": None}))
     with pytest.raises(ValueError, match="format 'float32' are not evaluated in integers"):
         tables.reproduce(table(row("differ", format="float32")), settings, 1)
 
 
 def test_a_file_has_one_row_and_one_maker(settings):
-    quantized = replace(EXPERIMENT, stages=(*EXPERIMENT.stages, PostTraining("int8")))
-    wanted = replace(table(replace(row("bytes", format="int8"), stage="int8")), experiments={"one": quantized})
+    wanted = table(replace(row("bytes", format="int8"), stage="int8"))
     with pytest.raises(ValueError, match="stage 'int8' has a file already"):
         tables.reproduce(wanted, settings, 1)
     with pytest.raises(ValueError, match="row 'a row' has a leaf and a format"):
@@ -198,7 +206,7 @@ def test_coding_that_a_leaf_lacks_is_named(settings, monkeypatch):
 
 def test_markdown_json_and_picture_are_written(settings, tmp_path):
     for seed in (0, 1):
-        finished(settings, seed=seed, error=2.0 + seed)
+        finished(settings, seed=seed, error=2.0 + seed, sparsity=None, bits=None)
     wanted = table(row(paper=3.0, tolerance=1.0), row("bytes"))
     results = tables.reproduce(wanted, settings, 2)
     text, data, picture = tables.write(wanted, results, tmp_path / "tables", "name")
@@ -221,3 +229,54 @@ def test_one_seed_has_no_spread(settings, tmp_path):
     tables.write(wanted, results, tmp_path / "tables", "name")
     assert json.loads(tables.to_json(wanted, results))["rows"][0]["std"] is None
     assert "±" not in tables.markdown(wanted, results)
+
+
+def test_what_was_reached_stands_in_the_table(settings, tmp_path):
+    late = "stage 'pruned': Magnitude of 'fc1/kernel': sparsity 0.41 of 0.9 is reached"
+    for seed, sparsity in enumerate((0.25, 0.5)):
+        finished(settings, seed=seed, sparsity=sparsity, bits=5.5, unreached=[late])
+    finished(settings, "dense", sparsity=None, bits=None)
+    finished(settings, "dense", seed=1, sparsity=None, bits=None)
+    wanted = table(row("bytes"), replace(row(), stage="dense"))
+    results = tables.reproduce(wanted, settings, 2)
+    text = tables.markdown(wanted, results)
+    assert "| n | difference | verdict | reached |" in text and f"\nNot reached: {late}\n" in text
+    assert "| 2 |  |  | sparsity 0.375, 5.5 bits |" in text and text.splitlines()[7].endswith("| 2 |  |  |  |")
+    of_rows = json.loads(tables.to_json(wanted, results))["rows"]
+    assert [(r["sparsity"], r["bits"], r["unreached"]) for r in of_rows] == [(0.375, 5.5, [late]), (None, None, [])]
+
+
+def test_overrides_are_said_in_text_json_and_picture(settings, tmp_path, monkeypatch):
+    finished(settings)
+    wanted, titles = table(row()), []
+    results = tables.reproduce(wanted, settings, 1)
+    draw = report.paper_and_ours
+    monkeypatch.setattr(report, "paper_and_ours", lambda r, title, path: titles.append(title) or draw(r, title, path))
+    told = ("--set experiments.*.data.limit=500", "--seeds 1")
+    text, data, _ = tables.write(wanted, results, tmp_path, "sliced", told)
+    for place in (text.read_text(), *titles):
+        assert "it has the overrides --set experiments.*.data.limit=500, --seeds 1" in place
+    assert json.loads(data.read_text())["overrides"] == list(told)
+    tables.write(wanted, results, tmp_path, "whole")
+    assert "overrides" not in (tmp_path / "whole.md").read_text() + titles[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("metrics.json", "", r"metrics\.json is damaged \(Expecting value"),
+        ("metrics.json", "[]", r"metrics\.json is damaged \(it holds a list"),
+        ("metrics.json", "{}", r"metrics\.json is damaged \(row 'a row', 'error': KeyError 'error'\)"),
+        ("metrics.json", '{"error": "low"}', r"metrics\.json is damaged \(row 'a row', 'error': .*'low' is no number"),
+        ("ledger.json", '{"entries": [{}]}', r"ledger\.json is damaged \(row 'a row', 'weights': KeyError 'path'\)"),
+        ("ledger.json", "", r"ledger\.json is damaged"),
+        ("environment.json", '{"code', r"environment\.json is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_remedy(settings, file, content, told):
+    finished(settings)
+    path = runs.locate(EXPERIMENT.until("pruned"), settings.root).folder / file
+    path.write_text(content)
+    wanted = row("weights", leaf="fc1/kernel") if file == "ledger.json" else row()
+    with pytest.raises(ValueError, match=rf"{told}.*; remove its folder and give the command that made it again"):
+        tables.reproduce(table(wanted), settings, 1)
