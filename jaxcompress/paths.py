@@ -20,7 +20,11 @@ Params = Any  # a pytree of arrays and CompressedArrays
 
 
 def path_text(keys: tuple[Any, ...]) -> str:
-    """Prints a JAX key path as ``conv1/kernel``."""
+    """Prints a JAX key path as ``conv1/kernel``.
+
+    The attribute ``value`` of a box around an array, such as the variables in an `nnx.State`, is left out.
+    """
+    keys = tuple(key for key in keys if key != jax.tree_util.GetAttrKey("value"))
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 

@@ -117,3 +117,9 @@ def test_the_key_of_a_name_is_its_own_and_the_same_every_time():
     key = jax.random.key(0)
     assert named_key(key, "a") == jax.random.fold_in(key, 0xE8B7BE43)  # the CRC-32 of "a"
     assert len({jax.random.bits(named_key(key, name)).item() for name in ("fc1/kernel", "fc2/kernel", "")}) == 3
+
+
+def test_the_box_around_an_array_is_no_part_of_its_path():
+    attribute, key = jax.tree_util.GetAttrKey("value"), jax.tree_util.DictKey
+    assert path_text((key("layers"), key(0), key("bias"), attribute)) == "layers/0/bias"
+    assert path_text((key("value"), attribute)) == "value"

@@ -125,9 +125,29 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(fixed, static))
 def compressed(cls: type[T]) -> type[T]:
-    """Makes `cls` a frozen dataclass and registers it as a pytree."""
+    """Makes `cls` a frozen dataclass and registers it as a pytree.
+
+    What JAX puts together from its parts is an instance, or what its class method ``rebuilt(**fields)`` makes of them.
+    """
     cls = dataclasses.dataclass(frozen=True)(cls)
-    return jax.tree_util.register_dataclass(cls, list(data_fields(cls)), list(static_fields(cls)))
+    data, known = list(data_fields(cls)), list(static_fields(cls))
+    rebuilt = getattr(cls, "rebuilt", None)
+    if rebuilt is None:
+        return jax.tree_util.register_dataclass(cls, data, known)
+    keys, names = [jax.tree_util.GetAttrKey(name) for name in data], (*data, *known)
+
+    def flatten(leaf: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(leaf, name) for name in data), tuple(getattr(leaf, name) for name in known)
+
+    def flatten_with_keys(leaf: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        parts, rest = flatten(leaf)
+        return list(zip(keys, parts, strict=True)), rest
+
+    def unflatten(rest: Any, parts: Any) -> Any:
+        return rebuilt(**dict(zip(names, (*parts, *rest), strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def data_fields(cls: type) -> dict[str, bool]:

@@ -28,6 +28,10 @@ class Sliced(CompressedArray):
     `weight` has that many along it. The model goes on to see the full shape, and under `jaxcompress.lift` computes with
     what is left. Transforms reach into the leaf: its path is that of `weight`. Axes that `weight` has before those of
     `full_shape` are a stack of such leaves.
+
+    False in the place of `weight`, as ``jax.tree.map`` puts it there, stands for the leaf: optax leaves out the whole
+    parameter where a mask is False, whether a function made that mask or it was written down for the unmodified tree,
+    and the state of an optimiser does not tell which.
     """
 
     weight: Array | CompressedArray
@@ -35,6 +39,11 @@ class Sliced(CompressedArray):
     keep: Keep = static()
     fill: float = static(default=0.0)
     owner: str = static(default="")
+
+    @classmethod
+    def rebuilt(cls, weight: Any, **known: Any) -> Any:
+        """Returns the leaf of these parts, or the False that stands for it in a mask."""
+        return weight if isinstance(weight, bool | np.bool_) and not weight else cls(weight, **known)
 
     @property
     def stack_axes(self) -> int:

@@ -7,15 +7,17 @@ arXiv:2301.12900, group by layers and their types; here it is by entries and pri
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxcompress.arrays import Sliced, densify
+from jaxcompress.arrays import Sliced, densify, is_compressed
 from jaxcompress.interpreters.atoms import FIXED, Atoms, Axis, Labels, labels_of
 from jaxcompress.interpreters.base import Program, evaluate, trace
 from jaxcompress.interpreters.labels import Splits, reading
+from jaxcompress.interpreters.states import last_name, later_states
 from jaxcompress.paths import Params, flatten
 
 Split = Literal["first", "last"]
@@ -64,7 +66,10 @@ def channels(apply: Callable[..., Any], params: Params, *example: Any, split: Sp
 
     `params` is all that the model is made of, batch statistics included; `example` are arrays or
     `jax.ShapeDtypeStruct`s. What reaches the inputs or the outputs is no channel, and neither is what meets an
-    operation without a rule: it is pinned, never cut wrongly, and the operation is reported. Where a reshape takes an
+    operation without a rule: it is pinned, never cut wrongly, and the operation is reported. An output that is a later
+    state of a leaf of `params`, as the new statistics of a call in training are, pins nothing: it has the name (the
+    last key of its path) and the shape of the leaf, and is computed from it entry by entry. Arrays that the model
+    closes over go with the channels that they meet. Where a reshape takes an
     axis apart (into heads and their dimensions) the channels are the `first` or the `last` of its parts that may go,
     each taken whole. A parameter that the model does not use has no channels. Compressed leaves stand for the dense
     arrays that they mean: channels that were removed before are among those of their group, marked as `Group.left`
@@ -78,18 +83,23 @@ def channels(apply: Callable[..., Any], params: Params, *example: Any, split: Sp
         raise ValueError(f"split {split!r} is not 'first' or 'last'")
     leaves = flatten(params)
     program, splits, paths = trace(apply, (densify(params), *example), {}), Splits(split), list(leaves)
+    keys = [keys for keys, _ in jax.tree_util.tree_flatten_with_path(params, is_leaf=is_compressed)[0]]
+    states = later_states(program, {i: last_name(path) for i, path in enumerate(keys)})
     while True:
         atoms, pinned = Atoms(), {}
-        labels, summed = _read(program, len(paths), atoms, splits, pinned)
+        labels, summed = _read(program, len(paths), states, atoms, splits, pinned)
         if not splits.advance(atoms):
             found = _groups(atoms, dict(zip(paths, labels, strict=True)), summed)
             return Channels(tuple(group._replace(left=_left(group, leaves)) for group in found), pinned)
 
 
 def _read(
-    program: Program, count: int, atoms: Atoms, splits: Splits, pinned: dict[str, int]
+    program: Program, count: int, states: Collection[int], atoms: Atoms, splits: Splits, pinned: dict[str, int]
 ) -> tuple[list[Labels], set[int]]:
-    """Reads a program by labels; returns those of its first `count` inputs, the parameters, and what is summed over."""
+    """Reads a program by labels; returns those of its first `count` inputs, the parameters, and what is summed over.
+
+    `states` are the places of outputs that are later states of parameters.
+    """
     summed: list[Axis] = []
     used = {id(atom) for equation in program.closed.jaxpr.eqns for atom in equation.invars}
     labels = [
@@ -97,8 +107,10 @@ def _read(
         for var, value in zip(program.closed.jaxpr.invars[:count], program.values, strict=False)
     ]
     given = [Labels.fixed(np.shape(value)) for value in program.values[count:]]
-    for out in evaluate(reading(atoms, splits, pinned, summed), program.closed, [*labels, *given]):
-        atoms.fix(labels_of(out))
+    outputs = evaluate(reading(atoms, splits, pinned, summed), program.closed, [*labels, *given])
+    for place, out in enumerate(outputs):
+        if place not in states:
+            atoms.fix(labels_of(out))
     return labels, {atoms.root(atom) for along in summed for atom in along.tolist() if atom > FIXED}
 
 

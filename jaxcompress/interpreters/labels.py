@@ -55,6 +55,8 @@ def reading(atoms: Atoms, splits: Splits, pinned: dict[str, int], summed: list[A
 
     def pin(equation: core.JaxprEqn, values: Sequence[Any]) -> list[Labels]:
         axes = [along for value in values for along in labels_of(value)]
+        if all(np.all(along == CONSTANT) for along in axes):  # as noise from a key is
+            return [Labels.constant(out.aval.shape) for out in equation.outvars]  # pyright: ignore (all are arrays)
         if any(map(atoms.free, axes)):
             pinned[equation.primitive.name] = pinned.get(equation.primitive.name, 0) + 1
         atoms.fix(axes)

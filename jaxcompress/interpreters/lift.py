@@ -16,7 +16,8 @@ from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
 from jaxcompress.interpreters.slice_calls import SLICE_CALLS, custom_jvp
 from jaxcompress.interpreters.slice_rules import rules
-from jaxcompress.interpreters.slices import lowered, of_constant, of_leaf, sliceable
+from jaxcompress.interpreters.slices import lowered, narrowed, of_constant, of_leaf, sliceable
+from jaxcompress.interpreters.states import last_name, later_states
 from jaxcompress.interpreters.zeros import without_zeros
 from jaxcompress.paths import Params
 
@@ -31,6 +32,38 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
     nothing is multiplied. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export.
     Arguments that are no arrays (bools, strings, None, Python numbers) stay what they are.
 
+    An output that is a later state of a `Sliced` leaf (`jaxcompress.interpreters.states`), as the new statistics of a
+    call in training are, is `Sliced` too: the same is removed from it, so that the next call takes it.
+
+    >>> import jax, jax.numpy as jnp, optax, jaxcompress as jc
+    >>> from flax import linen as nn
+    >>> class Net(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         x = nn.relu(nn.BatchNorm(use_running_average=False)(nn.Dense(8)(x)))
+    ...         return nn.Dense(1)(x)
+    >>> model, x = Net(), jnp.linspace(-1, 1, 12).reshape(6, 2)
+    >>> variables, optimiser = model.init(jax.random.key(0), x), optax.adam(0.1)
+    >>> state = optimiser.init(variables["params"])
+    >>> apply = lambda variables, x: model.apply(variables, x, mutable=["batch_stats"])
+    >>> found = jc.channels(apply, variables, x)
+    >>> kept = jc.prune.select(jc.prune.importance.l2(variables, found), found, 0.5)
+    >>> state = jc.prune.remove_from_state(state, variables, found, kept)
+    >>> variables = jc.prune.remove(variables, found, kept)
+    >>> params, statistics = variables["params"], variables["batch_stats"]
+    >>> @jax.jit
+    ... def step(params, statistics, state):
+    ...     def loss(params):
+    ...         y, new = jc.lift(apply)({"params": params, "batch_stats": statistics}, x)
+    ...         return jnp.mean(y**2), new["batch_stats"]
+    ...     grads, statistics = jax.grad(loss, has_aux=True)(params)
+    ...     updates, state = optimiser.update(grads, state, params)
+    ...     return optax.apply_updates(params, updates), statistics, state
+    >>> for _ in range(3):
+    ...     params, statistics, state = step(params, statistics, state)
+    >>> statistics["BatchNorm_0"]["mean"].weight.shape, statistics["BatchNorm_0"]["mean"].shape
+    ((4,), (8,))
+
     Without a compressed leaf among the arguments `apply` is called directly.
     """
 
@@ -42,18 +75,40 @@ def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
         program = trace(apply, args, kwargs, is_compressed)
         reading = _ON_SLICES if any(isinstance(leaf, Sliced | Zeros) for leaf in leaves) else _LIFT
         outputs = evaluate(reading, program.closed, [of_leaf(value) for value in program.values])
-        return jax.tree.unflatten(program.outputs, [lowered(out) for out in outputs])
+        states = later_states(program, _names_of_sliced(args, kwargs, program.values))
+        outputs = [
+            _cut_as(out, program.values[states[place]]) if place in states else lowered(out)
+            for place, out in enumerate(outputs)
+        ]
+        return jax.tree.unflatten(program.outputs, outputs)
 
     return lifted
+
+
+def _names_of_sliced(args: Any, kwargs: Any, values: Sequence[Any]) -> dict[int, str]:
+    """Returns the last keys of the paths of `Sliced` arguments, by their place among the `values` of the program."""
+    names: dict[int, str] = {}
+    place = 0
+    for keys, leaf in jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=is_compressed)[0]:
+        if place < len(values) and leaf is values[place]:
+            if isinstance(leaf, Sliced):
+                names[place] = last_name(keys)
+            place += 1
+    return names
+
+
+def _cut_as(value: Any, leaf: Sliced) -> Sliced:
+    """Returns a later state of a leaf, of which the same is removed."""
+    return replace(leaf, weight=narrowed(value, (None,) * leaf.stack_axes + leaf.keep, leaf.shape))
 
 
 def smaller(apply: Callable[..., Any], params: Params) -> tuple[Callable[..., Any], Params]:
     """Returns the model of which channels are removed as a function of its smaller weights, and these weights.
 
     ``smaller(apply, params)`` gives ``(function, weights)`` with ``function(weights, *args)`` equal to the lifted
-    ``apply(params, *args)``; in `weights` what is left of a `Sliced` leaf stands by itself, so that whatever is done to
-    the weights of a dense model can be done to these; `Zeros` are not looked at there. Without `Sliced` leaves and
-    `Zeros` both are what they were.
+    ``apply(params, *args)``; in `weights`, and in outputs that are later states of these, what is left of a `Sliced`
+    leaf stands by itself, so that whatever is done to the weights of a dense model can be done to these; `Zeros` are
+    not looked at there. Without `Sliced` leaves and `Zeros` both are what they were.
     """
     leaves, structure = jax.tree.flatten(params, is_leaf=is_compressed)
     if not any(isinstance(leaf, Sliced | Zeros) for leaf in leaves):
@@ -72,7 +127,7 @@ def smaller(apply: Callable[..., Any], params: Params) -> tuple[Callable[..., An
     def function(weights: Params, *args: Any, **kwargs: Any) -> Any:
         values = structure.flatten_up_to(weights)
         params = [whole(leaf, value) for leaf, value in zip(leaves, values, strict=True)]
-        return lift(apply)(jax.tree.unflatten(structure, params), *args, **kwargs)
+        return shrunk(lift(apply)(jax.tree.unflatten(structure, params), *args, **kwargs))
 
     return function, shrunk(params)
 

@@ -12,6 +12,7 @@ from jaxcompress.arrays import Masked, is_compressed, sliced
 from jaxcompress.interpreters import Channels
 from jaxcompress.paths import Params, flatten, path_text
 from jaxcompress.prune.groups import group_of
+from jaxcompress.prune.optimisers import without_channels
 
 Kept = Mapping[str | int, Any]  # by a group's name or index, bools [channels] of those that stay
 
@@ -59,44 +60,39 @@ def mask(params: Params, channels: Channels, kept: Kept) -> Params:
 def remove_from_state(state: Any, params: Params, channels: Channels, kept: Kept) -> Any:
     """Removes channels from the state of an optimiser, so that training goes on with what `remove` returned.
 
-    `state` is any tree, such as optax's, that holds trees of `params` or of its trainable part
-    (`jaxcompress.partition`): an array whose path ends with that of a parameter, and that has its shape, is cut as the
-    parameter is. The moments of what stays are what they were. `params` is the tree as it was before.
+    `state` is any tree, such as optax's, that holds trees in the structure of `params`, of its trainable part
+    (`jaxcompress.partition`) or of one of its branches, as the collection ``params`` of Linen's variables is. At the
+    place of a parameter that is cut these have an array of its shape, which is cut as it is; one number, which stays;
+    a list of arrays along its axes (SM3), each of which is cut; or nothing, where a mask of optax left it out. An array
+    elsewhere whose path ends with that of a parameter is cut alike. What is kept for what stays is what it was, and the
+    optimiser's next update takes it. `params` is the tree as it was before.
 
     Raises what `remove` does, and ValueError for an array at the place of a cut parameter that has another shape and
-    more than one entry, such as sums over its rows.
+    more than one entry, such as the factored second moments of Adafactor or the history of L-BFGS: start these anew.
     """
     masks = _masks(params, channels, kept)
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
-
-    def cut(path: str, leaf: Any) -> Any:
-        keys = path.split("/")
-        of = next((name for i in range(len(keys)) if (name := "/".join(keys[i:])) in shapes), None)
-        if of is None or all(stays.all() for stays in masks.get(of, {}).values()):
-            return leaf
-        if jax.tree.leaves(leaf) and not is_compressed(leaf) and tuple(np.shape(leaf)) != shapes[of]:
-            if np.size(leaf) <= 1:
-                return leaf
-            raise ValueError(
-                f"{path} of shape {np.shape(leaf)} is no slice by slice state of {of} of shape {shapes[of]}"
-            )
-        return _cut(path, leaf, masks[of], shapes[of])
-
-    return _by_path(state, cut)
+    lost = [path for path, along in masks.items() if not all(stays.all() for stays in along.values())]
+    return without_channels(state, params, {path: _entries(masks[path], shapes[path]) for path in lost})
 
 
 def _by_path(tree: Any, function: Any) -> Any:
-    """Replaces leaves, and what holds the places of leaves that are elsewhere, by ``function(path, leaf)``."""
-    held = lambda node: node is None or (isinstance(node, tuple) and not node) or is_compressed(node)
-    return jax.tree_util.tree_map_with_path(lambda keys, leaf: function(path_text(keys), leaf), tree, is_leaf=held)
+    """Replaces leaves by ``function(path, leaf)``."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: function(path_text(keys), leaf), tree, is_leaf=is_compressed
+    )
 
 
 def _cut(path: str, leaf: Any, masks: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Any:
-    keep = [np.flatnonzero(masks[axis]).tolist() if axis in masks else None for axis in range(len(shape))]
     try:
-        return sliced(leaf, keep, shape)
+        return sliced(leaf, _entries(masks, shape), shape)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _entries(masks: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> list[list[int] | None]:
+    """Returns the entries that stay along each axis of `shape`."""
+    return [np.flatnonzero(masks[axis]).tolist() if axis in masks else None for axis in range(len(shape))]
 
 
 def _masks(params: Params, channels: Channels, kept: Kept) -> _Masks:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxcompress import adapters, densify, quantize
-from jaxcompress.paths import flatten
+from jaxcompress import adapters, chain, channels, densify, lift, prune, quantize
+from jaxcompress.paths import flatten, names, select
 from tests.adapters.statistics import check_statistics_are_cut
 from tests.nets import NNXMLP, NNXResNet, NNXScan, data
 
@@ -90,3 +90,77 @@ def test_apply_is_exported_with_the_tree_as_an_argument():
     apply, params = adapters.nnx.functional(NNXMLP(nnx.Rngs(0)))
     stored = jax.export.export(jax.jit(apply))(params, x).serialize()
     np.testing.assert_allclose(jax.export.deserialize(stored).call(params, x), apply(params, x), rtol=1e-6, atol=1e-7)
+
+
+# Both ways in which NNX walks modules, and its states as parameters
+
+
+@pytest.fixture(params=[True, False], ids=["graph", "tree"])
+def graph_mode(request):
+    with nnx.set_graph_mode(request.param):
+        yield request.param
+
+
+class Normalized(nnx.Module):
+    def __init__(self, rngs):
+        self.blocks = nnx.List([nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs)])
+        self.dropout, self.head = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in self.blocks:
+            x = layer(x)
+        return self.head(self.dropout(nnx.relu(x)).mean((1, 2)))
+
+
+PATHS = ["blocks/0/bias", "blocks/0/kernel", "blocks/1/bias", "blocks/1/mean", "blocks/1/scale", "blocks/1/var"]
+
+
+def test_an_adapted_model_is_the_module_in_both_modes(graph_mode):
+    module, x = Normalized(nnx.Rngs(0)), data(2, 5, 5, 3)
+    module.eval()
+    apply, params = adapters.nnx.functional(module)
+    assert [path for path in flatten(params) if "blocks" in path] == [PATHS[i] for i in (0, 1, 2, 4)]
+    np.testing.assert_allclose(apply(params, x), module(x), rtol=1e-6, atol=1e-6)
+    check_statistics_are_cut(apply, params, x)
+
+
+def test_a_state_is_a_tree_of_parameters_in_both_modes(graph_mode):
+    graph, state = nnx.split(Normalized(nnx.Rngs(0)))
+    x = data(2, 5, 5, 3)
+
+    def apply(state, x):
+        module = nnx.merge(graph, state)
+        return module(x), nnx.state(module)
+
+    assert [path for path in flatten(state) if "blocks" in path] == PATHS
+    found = channels(apply, state, x)
+    assert [group.name for group in found.groups] == ["blocks/0/bias:0"] and not found.pinned
+    kept = {"blocks/0/bias:0": np.arange(4) % 2 == 1}
+    tree = chain(prune.magnitude("blocks/0/kernel", sparsity=0.5), quantize.weights(".*kernel", 4)).init(state)
+    cut, masked = prune.remove(tree, found, kept), prune.mask(tree, found, kept)
+    assert isinstance(cut, nnx.State) and names(cut)[1:3] == ["blocks/0/kernel", "blocks/0/kernel/weight"]
+    assert list(select(cut, "blocks/1/.*")) == PATHS[2:]
+    step = jax.jit(lift(apply))
+    (out, after), (expected, _) = step(cut, x), step(masked, x)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    assert jax.tree.structure(after["blocks"][1]) == jax.tree.structure(cut["blocks"][1])
+    module = nnx.merge(graph, densify(after))
+    assert module.blocks[1].mean.shape == (4,) and float(jnp.abs(module.blocks[1].mean[...]).sum()) > 0
+
+
+def test_shared_variables_are_one_parameter_and_no_tree():
+    class Tied(nnx.Module):
+        def __init__(self, rngs):
+            self.a, self.b = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+            self.b.kernel = self.a.kernel
+
+        def __call__(self, x):
+            return self.b(self.a(x))
+
+    module, x = Tied(nnx.Rngs(0)), data(2, 4)
+    with nnx.set_graph_mode(True):
+        apply, params = adapters.nnx.functional(module)
+        assert list(flatten(params)) == ["a/bias", "a/kernel", "b/bias"]
+        np.testing.assert_array_equal(apply(params, x), module(x))
+    with nnx.set_graph_mode(False), pytest.raises(ValueError, match=r"(?s)a\.kernel.*b\.kernel.*shared"):
+        adapters.nnx.functional(module)

@@ -216,3 +216,14 @@ def test_a_scan_takes_its_layers():
 def test_flattening_lists_it_as_one_leaf():
     params = tree()
     assert list(flatten(params)) == ["fc/kernel"] and arrays.is_compressed(flatten(params)["fc/kernel"])
+
+
+def test_false_in_a_mask_stands_for_the_leaf():
+    leaf = sliced(jnp.ones((2, 4)), (None, [0, 2]))
+    tree = {"a": leaf, "b": jnp.ones(3)}
+    assert jax.tree.map(lambda w: w.ndim < 2, tree) == {"a": False, "b": True}
+    kept = jax.tree.map(lambda w: w.ndim > 1, tree)["a"]
+    assert isinstance(kept, Sliced) and kept.weight is True and kept.keep == leaf.keep
+    assert jax.tree.unflatten(jax.tree.structure(leaf), [np.zeros(())]).keep == leaf.keep
+    keys = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    assert keys == ["['a'].weight", "['b']"]

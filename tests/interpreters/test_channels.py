@@ -178,6 +178,15 @@ def test_constants_go_with_the_channels_that_they_meet():
     assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
 
 
+def test_noise_from_a_key_among_the_parameters_goes_with_the_channels_that_it_meets():
+    def apply(p, x):
+        x = x @ p["a"]
+        return jnp.where(jax.random.bernoulli(p["key"], 0.5, x.shape), x, 0.0) @ p["b"]
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(4, 1)) | {"key": jax.random.key(0)}, (2, 3))
+    assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
 # Stacks and repetitions
 
 

@@ -1,3 +1,4 @@
+import doctest
 import functools
 import itertools
 from dataclasses import replace
@@ -484,3 +485,8 @@ def test_the_same_recipe_on_linen_and_nnx():
     assert isinstance(on_nnx["fc1"]["kernel"].u, FakeQuantized)
     np.testing.assert_allclose(nnx.apply(on_nnx, x), linen.apply(on_linen, x), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(nnx.apply(pack(on_nnx), x), linen.apply(pack(on_linen), x), rtol=1e-6, atol=1e-6)
+
+
+def test_the_loop_of_the_documentation_trains_what_is_left(promotion):
+    (example,) = (test for test in doctest.DocTestFinder().find(lift, "lift") if test.examples)
+    assert doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(example).failed == 0

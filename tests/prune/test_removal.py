@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from experiments import models
 from jaxcompress import arrays, channels, combine, lift, macs, partition, smaller
@@ -209,13 +210,49 @@ def test_statistics_of_a_batch_and_dropout_are_those_of_the_model_with_zeros():
     small = remove(params, found, kept)
     (out, moved), (expected, of_zeroed) = (lift(apply)(p, net.x) for p in (small, mask(params, found, kept)))
     close(out, expected)
-    for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(of_zeroed), strict=True):
+    # New statistics are cut as those were that went in.
+    assert jax.tree.structure(moved["batch_stats"]) == jax.tree.structure(small["batch_stats"])
+    statistics = remove(params | of_zeroed, found, kept)["batch_stats"]
+    for a, b in zip(jax.tree.leaves(moved["batch_stats"]), jax.tree.leaves(statistics), strict=True):
         close(a, b)
-    # What comes back has the full shapes; it is cut as the parameters were.
-    statistics = remove(params | moved, found, kept)["batch_stats"]
-    assert jax.tree.structure(statistics) == jax.tree.structure(small["batch_stats"])
+    in_training = channels(apply, params, net.x)  # as they are found in inference
+    assert [group.name for group in in_training.groups] == [group.name for group in found.groups]
     full, left = macs(apply, params, net.x), macs(lift(apply), small, net.x)
     assert left == 2 * (25 * 9 * 3 * 3 + 3 * 4 + 4 * 2) and full == 2 * (25 * 9 * 3 * 6 + 6 * 8 + 8 * 2)
+
+
+def test_training_of_a_module_that_returns_its_state_goes_on_with_what_is_left():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.norm = nnx.Conv(3, 6, (3, 3), rngs=rngs), nnx.BatchNorm(6, rngs=rngs)
+            self.head = nnx.Linear(6, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(nnx.sigmoid(self.norm(nnx.sigmoid(self.conv(x)))).mean((1, 2)))
+
+    graph, state = nnx.split(Net(nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(1), (4, 5, 5, 3))
+
+    def apply(state, x):
+        model = nnx.merge(graph, state)
+        return model(x), nnx.state(model)
+
+    found = channels(apply, state, x)
+    assert [group.name for group in found.groups] == ["conv/bias:0"] and not found.pinned
+    kept = {0: np.bool_([True, False, True, True, False, False])}
+    small, zeroed = remove(state, found, kept), mask(state, found, kept)
+    step = jax.jit(lift(apply))
+    for _ in range(3):
+        (out, small), (expected, whole) = step(small, x), step(zeroed, x)
+        close(out, expected)
+        cut = remove(whole, found, kept)
+        assert jax.tree.structure(small) == jax.tree.structure(cut)
+        for a, b in zip(jax.tree.leaves(small), jax.tree.leaves(cut), strict=True):
+            close(a, b)
+        zeroed = mask(whole, found, kept)
+    function, weights = smaller(apply, small)
+    _, after = function(weights, x)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, weights)
 
 
 class _Inference(nn.Module):
