@@ -1,5 +1,6 @@
 """What leaves the program: the packed file and TFLite."""
 
+from jaxcompress.export.integers import compared as compared
 from jaxcompress.export.integers import integers as integers
 from jaxcompress.export.packed import load as load
 from jaxcompress.export.packed import save as save

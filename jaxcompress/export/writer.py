@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxcompress.export.tables import Tables
-from jaxcompress.interpreters.graph import INPUT, Node, Window, window_of
+from jaxcompress.interpreters.graph import INPUT, Node, Window, is_depthwise, window_of
 from jaxcompress.interpreters.integers import Grid, Integers
 
 IO = Literal["integers", "float32"]
@@ -121,7 +121,7 @@ class _File:
         window, kernel = window_of(node), self.model.layers[node.name].kernel
         given, padding = self._padded(node, given, window)
         channels = self._shape(node.inputs[0])[-1]
-        if window.groups == channels and kernel.shape[2] == 1 and window.groups > 1:
+        if is_depthwise(node, kernel.shape):
             options = self._options("DepthwiseConv2DOptions", window, padding, node.activation)
             options.depthMultiplier = kernel.shape[-1] // channels
             weights, axis, name = kernel.transpose(2, 0, 1, 3), 3, "DEPTHWISE_CONV_2D"
@@ -158,6 +158,8 @@ class _File:
     def _parameters(self, node: Node, kernel: np.ndarray, axis: int) -> list[int]:
         """Adds the tensors of a layer's weights and bias."""
         layer, given = self.model.layers[node.name], self.model.grids[node.inputs[0]]
+        if layer.bits == 4 and given.bits == 16 and is_depthwise(node, layer.kernel.shape):
+            raise ValueError(f"{node.name} is depthwise in int4 beside int16; LiteRT takes its packed codes for int8")
         scale = layer.scale if np.ptp(layer.scale) or layer.scale.size == 1 else layer.scale[:1]
         of_kernel, of_bias = (
             self.tables.quantization(unit, [0] * unit.size, along)

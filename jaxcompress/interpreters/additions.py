@@ -30,8 +30,11 @@ def reference(x: Array, y: Array, of_x: Grid, of_y: Grid, made: Grid) -> Array:
     return fixed_point.multiply(scaled(x, of_x, by_x) + scaled(y, of_y, by_y), by_sum)
 
 
-def vectors(x: Array, y: Array, of_x: Grid, of_y: Grid, made: Grid) -> Array:
-    """Adds int16 codes as LiteRT does 16 at a time: each has one rounding where those left over have two."""
+def vectors(x: Array, y: Array, of_x: Grid, of_y: Grid, made: Grid, size: int) -> Array:
+    """Adds int16 codes as LiteRT does 16 at a time: each has one rounding where those left over have two.
+
+    LiteRT is given one example after the other, of `size` codes.
+    """
     left, (by_x, by_y, by_sum) = _factors(of_x, of_y, made)
 
     def scaled(codes: Array, by: fixed_point.Multiplier) -> Array:
@@ -41,8 +44,7 @@ def vectors(x: Array, y: Array, of_x: Grid, of_y: Grid, made: Grid) -> Array:
 
     high = fixed_point.doubling_high_product(scaled(x, by_x) + scaled(y, by_y), by_sum.multiplier)
     total = fixed_point.divide_by_power(high, -by_sum.shift)
-    size = int(np.prod(x.shape[1:]))
-    in_vectors = (np.arange(size) < size // 16 * 16).reshape(1, *x.shape[1:])
+    in_vectors = (np.arange(x.size) % size < size // 16 * 16).reshape(x.shape)
     return jnp.where(in_vectors, total, reference(x, y, of_x, of_y, made))
 
 

@@ -166,3 +166,8 @@ def window_of(node: Node) -> Window:
     """Returns the window of a convolution or pooling."""
     assert node.window is not None
     return node.window
+
+
+def is_depthwise(node: Node, kernel: Sequence[int]) -> bool:
+    """Tells whether a layer with a kernel of this shape convolves each of several channels by itself."""
+    return node.window is not None and node.window.groups > 1 and kernel[2] == 1

@@ -3,8 +3,9 @@
 Each kernel library rounds in its own way, and a model of a few layers shows it: its outputs differ by several units
 between libraries. The arithmetics here give, bit for bit, what the kernels of that name compute:
 
-``xnnpack``    XNNPACK, the default of LiteRT on CPUs; rescales in float32. It leaves convolutions with int4 kernels to
-               LiteRT, whose kernels rescale in fixed point with another rounding of ties.
+``xnnpack``    XNNPACK, the default of LiteRT on CPUs; rescales in float32. It leaves int4 kernels to LiteRT, but for
+               those of dense layers with an even number of inputs; LiteRT's own kernels rescale in fixed point, with
+               ties up or, where they do not go by vectors, away from zero.
 ``reference``  the reference kernels of LiteRT; rescales in fixed point with two roundings, dense layers in float64.
 ``micro``      the kernels of tflite-micro: the reference's, but for dense layers.
 
@@ -32,7 +33,7 @@ from jaxcompress.interpreters.codes import clamp_of as clamp_of
 from jaxcompress.interpreters.codes import decode as decode
 from jaxcompress.interpreters.codes import encode as encode
 from jaxcompress.interpreters.codes import quotient
-from jaxcompress.interpreters.graph import Node, by_channel, pool, rearrange, window_of
+from jaxcompress.interpreters.graph import Node, by_channel, is_depthwise, pool, rearrange, window_of
 from jaxcompress.numerics import fixed_point, softmax
 
 
@@ -75,19 +76,47 @@ def _layer(node: Node, inputs: Sequence[Array], model: Integers, arithmetic: Ari
         out = jnp.clip(out, -(2.0**20), 2.0**20).astype(jnp.int32)  # beyond int8 anyway, and safe to convert
         return _clamped(out, node, made, "xnnpack")
 
-    def by_fixed_point(ties: fixed_point.Ties = "away") -> Array:
-        by = fixed_point.multiplier_of(_double_factor(given, scales, made))
+    def by_fixed_point(ties: fixed_point.Ties = "away", factor: Any = None) -> Array:
+        by = fixed_point.multiplier_of(_double_factor(given, scales, made) if factor is None else factor)
         return _clamped(fixed_point.multiply(total, by, ties), node, made, "reference")
 
     if arithmetic == "reference" and node.kind == "dense":
         return _clamped(_rounded_product(total, _double_factor(given, scales, made)), node, made, arithmetic)
     if arithmetic != "xnnpack":
         return by_fixed_point()
-    if node.kind != "convolution":
+    packs = isinstance(layer.bits, Tracer) or layer.bits == 4
+    if not packs or (node.kind == "dense" and layer.kernel.shape[0] % 2 == 0):
         return by_floats()
-    if isinstance(layer.bits, Tracer):
-        return jnp.where(layer.bits == 4, by_fixed_point("up"), by_floats())
-    return by_fixed_point("up") if layer.bits == 4 else by_floats()
+    if node.kind == "dense":
+        packed = by_fixed_point("up", _packed_dense_factor(given, scales, made))
+    elif (ups := _outputs_with_ties_up(node, layer.kernel.shape)).all():
+        packed = by_fixed_point("up")
+    else:
+        packed = jnp.where(ups, by_fixed_point("up"), by_fixed_point("away"))
+    return jnp.where(layer.bits == 4, packed, by_floats()) if isinstance(layer.bits, Tracer) else packed
+
+
+def _outputs_with_ties_up(node: Node, kernel: tuple[int, ...]) -> np.ndarray:
+    """Tells which outputs of a convolution LiteRT's own kernels for int4 round with ties up.
+
+    These kernels go by vectors, and depthwise by vectors of 8 channels with the rest one by one; grouped convolutions
+    run in the reference kernel.
+    """
+    outputs = np.arange(kernel[-1])
+    if is_depthwise(node, kernel):
+        return outputs < len(outputs) // 8 * 8
+    return np.full(outputs.shape, window_of(node).groups == 1)
+
+
+def _packed_dense_factor(given: Grid, scales: Any, made: Grid) -> Any:
+    """Returns the factor of LiteRT's own dense kernel for int4, float64; with one scale its product is of float32."""
+    by_output = _double_factor(given, scales, made)
+    if isinstance(scales, np.ndarray):
+        by_tensor = (given.scale * scales).astype(np.float64) / np.float64(made.scale)
+        return by_output if np.ptp(scales) else by_tensor
+    with jax.enable_x64(True):
+        by_tensor = quotient((given.scale * scales).astype(jnp.float64), np.float64(made.scale))
+        return jnp.where(jnp.ptp(scales) > 0, by_output, by_tensor)
 
 
 def _wide_layer(node: Node, codes: Array, layer: Layer, given: Grid, made: Grid, arithmetic: Arithmetic) -> Array:
@@ -134,8 +163,11 @@ def _add(node: Node, inputs: Sequence[Array], model: Integers, arithmetic: Arith
             raise ValueError(
                 f"{node.name} adds a scale {max(ratios):g} times its own; in int16 kernels take less than 2**14"
             )
-        rule = additions.vectors if arithmetic == "xnnpack" and x.shape == y.shape else additions.reference
-        return _clamped(rule(x, y, given[0], given[1], made), node, made, "reference")
+        if arithmetic == "xnnpack" and x.shape == y.shape:
+            total = additions.vectors(x, y, given[0], given[1], made, int(np.prod(node.shape)))
+        else:
+            total = additions.reference(x, y, given[0], given[1], made)
+        return _clamped(total, node, made, "reference")
     if arithmetic == "xnnpack" and max(ratios) >= 2**8:
         raise ValueError(f"{node.name} adds a scale {max(ratios):g} times its own; XNNPACK takes less than 256 times")
     if arithmetic == "xnnpack" and min(ratios) < 2.0**-10:

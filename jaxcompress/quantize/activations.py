@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcompress.arrays import CompressedArray
-from jaxcompress.interpreters.graph import INPUT, Graph, Node, operate
+from jaxcompress.arrays import CompressedArray, dense
+from jaxcompress.interpreters.graph import INPUT, Graph, Node, by_channel, operate
 from jaxcompress.interpreters.integers import Grid
 from jaxcompress.numerics import affine, softmax
 from jaxcompress.paths import Params
+from jaxcompress.quantize.accumulators import fitting_codes
 from jaxcompress.quantize.ranges import Calibrator, min_max
 
 # Operations that move or choose codes; their kernels want input and output on one grid.
@@ -95,9 +96,10 @@ def fake_quantized(graph: Graph, weights: Params, grids: Mapping[str, Grid]) -> 
     """Returns ``run(x)``, the graph in floats with every tensor rounded to its grid, for training.
 
     Biases are rounded to the integers of the accumulator where the kernel is made of integers. Kernels are as their
-    leaves mean them; round them by `jaxcompress.quantize.weights`. Gradients pass straight through inside a grid's
-    range and are zero outside of it. The values differ from the device's by a unit now and then, since kernels rescale
-    sums with roundings of their own: `jaxcompress.integers` gives those exactly.
+    leaves mean them; round them by `jaxcompress.quantize.weights`. Where a bias would not fit, as beside the tiny
+    weights of a dead channel, the kernel's scale is widened as `to_integers` does. Gradients pass straight through
+    inside a grid's range and are zero outside of it. The values differ from the device's by a unit now and then, since
+    kernels rescale sums with roundings of their own: `jaxcompress.integers` gives those exactly.
     """
     check_observed(graph, grids)
     return lambda x: fake_quantized_values(graph, weights, grids, x)[graph.output]
@@ -109,12 +111,23 @@ def fake_quantized_values(graph: Graph, weights: Params, grids: Mapping[str, Gri
     def step(node: Node, inputs: list[Array]) -> Array:
         layer = dict(weights.get(node.name, {}))
         if layer and integers_of(layer["kernel"]) is not None:
-            scale = grids[node.inputs[0]].scale * kernel_integers(node.name, layer["kernel"])[1]
-            layer["bias"] = affine.straight_through(layer["bias"], jnp.round(layer["bias"] / scale) * scale)
+            layer = _on_integers(node.name, layer, grids[node.inputs[0]])
         out = operate(node, layer, inputs)
         return out if node.kind in _KEEP_GRID and node.kind != "average_pool" else on_grid(out, grids[node.name])
 
     return graph.values(step, on_grid(x, grids[INPUT]))
+
+
+def _on_integers(name: str, layer: dict[str, Any], given: Grid) -> dict[str, Any]:
+    """Returns the reals that the integers of a layer stand for: its kernel, and a bias of the accumulator's scale."""
+    integers, kernel, bias = kernel_integers(name, layer, given), dense(layer["kernel"]), dense(layer["bias"])
+    scale, widened = (by_channel(part, kernel.ndim) for part in (integers.scale, integers.widened))
+    reals = affine.dequantize(integers.codes, scale, integers.zero_point).astype(kernel.dtype)
+    unit = given.scale * integers.scale
+    return {
+        "kernel": jnp.where(widened, affine.straight_through(kernel, reals), kernel),
+        "bias": affine.straight_through(bias, jnp.round(bias / unit) * unit),
+    }
 
 
 def on_grid(values: Array, grid: Grid) -> Array:
@@ -125,11 +138,22 @@ def on_grid(values: Array, grid: Grid) -> Array:
     return affine.straight_through(inside, lax.stop_gradient((codes - grid.zero_point) * grid.scale))
 
 
-def kernel_integers(name: str, kernel: Any) -> tuple[Array, Array, Array]:
-    """Returns the codes of a kernel, its scale by output, and its zero points.
+class KernelIntegers(NamedTuple):
+    """Holds the codes of a kernel, its scale by output, its zero points, and which outputs have a widened scale."""
 
+    codes: Array
+    scale: Array
+    zero_point: Array
+    widened: Array
+
+
+def kernel_integers(name: str, layer: Mapping[str, Any], given: Grid) -> KernelIntegers:
+    """Returns the integers of a layer's kernel, of its leaf or, where its sums would not fit, of a wider scale.
+
+    `given` is the grid of the layer's input. With a wider scale the codes are those of the same reals, rounded again.
     Raises ValueError, naming the layer, for a kernel that is not rounded and for scales that no device knows.
     """
+    kernel = layer["kernel"]
     found = integers_of(kernel)
     if found is None:
         kind = type(kernel).__name__ if isinstance(kernel, CompressedArray) else "plain array"
@@ -137,7 +161,9 @@ def kernel_integers(name: str, kernel: Any) -> tuple[Array, Array, Array]:
     codes, scale, zero_point = found
     if any(n != 1 for n in scale.shape[:-1]):
         raise ValueError(f"{name}/kernel has scales of shape {scale.shape}; a device knows one, or one by output")
-    return codes, jnp.broadcast_to(scale.reshape(-1), codes.shape[-1:]), zero_point
+    codes, fitted = fitting_codes(codes, scale, zero_point, layer["bias"], given)
+    by_output = [jnp.broadcast_to(part.reshape(-1), codes.shape[-1:]) for part in (fitted, fitted > scale)]
+    return KernelIntegers(codes, by_output[0], zero_point, by_output[1])
 
 
 def integers_of(kernel: Any) -> tuple[Array, Array, Array] | None:

@@ -14,6 +14,7 @@ from jaxcompress.interpreters.graph import INPUT, Graph, Node
 from jaxcompress.interpreters.integers import Arithmetic, Grid, Integers, Layer, decode, encode, integers
 from jaxcompress.numerics import affine
 from jaxcompress.paths import Params
+from jaxcompress.quantize.accumulators import largest_sum
 from jaxcompress.quantize.activations import check_observed, fake_quantized, kernel_integers
 
 
@@ -24,8 +25,9 @@ def on_device(
 
     Training against it is training against the device: forwards every rounding is that of the kernels, bit for bit as
     `jaxcompress.integers` has them; backwards they pass straight through (Bengio et al. 2013, arXiv:1308.3432). The
-    weights may be traced; their leaves must be of bits and scales that `to_integers` takes, and grids of 8 bits. Raises
-    as that does, as far as can be told while tracing: of a bias beyond int32 and of zero points nothing can.
+    weights may be traced; their leaves must be of bits and scales that `to_integers` takes, and grids of 8 bits. Scales
+    are widened for biases as there. Raises as that does, as far as can be told while tracing: of a bias that is not
+    finite or far beyond its output's grid, and of zero points, nothing can.
     """
     fake = fake_quantized(graph, weights, grids)
     if grids[INPUT].bits != 8:
@@ -44,10 +46,14 @@ def to_integers(graph: Graph, weights: Params, grids: Mapping[str, Grid]) -> Int
     """Turns a graph with rounded weights into the integers that a device computes with.
 
     The codes and scales of the kernels are those of their leaves, symmetric with a scale per tensor or per output;
-    biases become integers of the accumulator's scale, int32 or, with activations of 16 bits, int64. A kernel whose
-    codes fit in int4 is stored so, unless it is grouped or meets activations of 16 bits. Raises ValueError for a kernel
-    that is not rounded, for a tensor without a grid or with one of fewer than 8 bits, which no device has, for grids
-    that mix 8 and 16, and for a bias that does not fit.
+    biases become integers of the accumulator's scale, int32 or, with activations of 16 bits, int64. Where a layer's
+    sums would not fit, as those of a channel whose weights are tiny beside its bias, the scale of that output, or the
+    one of the kernel, is widened until they do, and the codes are rounded to it (`quantize.accumulators`). A kernel
+    whose codes fit in int4 is stored so, unless it is grouped or meets activations of 16 bits.
+
+    Raises ValueError for a kernel that is not rounded, for a tensor without a grid or with one of fewer than 8 bits,
+    which no device has, for grids that mix 8 and 16, and for a bias that is not finite or 2**39 steps of its output's
+    grid (2**61 with 16 bits), which no kernel rescales.
     """
     check_observed(graph, grids)
     kinds = {grids[name].bits for name in (INPUT, *(node.name for node in graph.nodes))}
@@ -58,8 +64,8 @@ def to_integers(graph: Graph, weights: Params, grids: Mapping[str, Grid]) -> Int
 
 
 def _layer(node: Node, weights: dict[str, Any], grids: Mapping[str, Grid]) -> Layer:
-    codes, scale, zero_point = kernel_integers(node.name, weights["kernel"])
-    bias, given = dense(weights["bias"]), grids[node.inputs[0]]
+    given, bias = grids[node.inputs[0]], dense(weights["bias"])
+    codes, scale, zero_point, widened = kernel_integers(node.name, weights, given)
     grouped = node.window is not None and node.window.groups > 1  # the runtimes have no int4 kernels for these
     packs = given.bits == 8 and not grouped
     if any(isinstance(part, Tracer) for part in (codes, scale, bias)):
@@ -68,10 +74,13 @@ def _layer(node: Node, weights: dict[str, Any], grids: Mapping[str, Grid]) -> La
         raise ValueError(f"{node.name}/kernel has zero points; the kernels of a device are symmetric")
     unit = given.scale * np.asarray(scale)
     whole = np.rint(np.asarray(bias, np.float64) / unit.astype(np.float64))
-    kind = np.int32 if given.bits == 8 else np.int64
-    if not np.abs(whole).max(initial=0) < np.iinfo(kind).max:  # nor NaN
+    kind, most = (np.int32, 2**8) if given.bits == 8 else (np.int64, 2**14)
+    beyond = np.asarray(widened) & (unit >= most * np.float64(grids[node.name].scale))
+    if not np.abs(whole).max(initial=0) < largest_sum(given) or beyond.any():  # nor NaN
+        of = int(np.argmax(beyond | ~(np.abs(whole) < largest_sum(given))))
         raise ValueError(
-            f"a bias of {node.name} does not fit {kind.__name__} at the scale {unit.min():g} of its accumulator"
+            f"a bias of {node.name} does not fit {kind.__name__}: {float(bias[of]):g}, of output {of}, is not finite "
+            f"or too many steps of {grids[node.name].scale:g} beyond the grid of its output"
         )
     kernel = np.asarray(codes)
     bits = 4 if packs and np.abs(kernel.astype(np.int32)).max(initial=0) < 8 else 8
@@ -82,7 +91,6 @@ def _traced_layer(codes: Array, scale: Array, bias: Array, given: Grid, packs: b
     """Does what `_layer` does inside a compiled program, where values cannot be looked at."""
     with jax.enable_x64(True):
         unit = (given.scale * scale).astype(jnp.float64)
-        whole = jnp.round(bias.astype(jnp.float64) / unit)
-        whole = jnp.clip(whole, -(2.0**31) + 1, 2.0**31 - 1).astype(jnp.int32)
+        whole = jnp.round(bias.astype(jnp.float64) / unit).astype(jnp.int32)
     fits = jnp.max(jnp.abs(codes.astype(jnp.int32))) < 8
     return Layer(codes, scale, whole, jnp.where(fits, 4, 8) if packs else 8)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays import Quantized, dense
+from jaxcompress.interpreters.codes import Grid
 from jaxcompress.interpreters.graph import Graph
 from jaxcompress.numerics import affine
 from jaxcompress.paths import Params, did_you_mean
+from jaxcompress.quantize.accumulators import fitting
 from jaxcompress.quantize.weights import Granularity
 
 
@@ -75,6 +77,11 @@ def kernel_scale(kernel: Array, bits: Array | int, granularity: Granularity) -> 
 
     fractions = jnp.linspace(0.5, 1.0, 51)
     return fractions[jnp.argmin(jax.lax.map(error, fractions), axis=0)] * largest
+
+
+def fitting_scale(kernel: Array, bias: Array, given: Grid, bits: Array | int, granularity: Granularity) -> Array:
+    """Returns `kernel_scale`, widened where sums over inputs of the grid `given` would not fit the accumulator."""
+    return fitting(kernel_scale(kernel, bits, granularity), bias, given, kernel.size // kernel.shape[-1])
 
 
 def rounded_kernel(kernel: Array, bits: Array | int, granularity: Granularity) -> Array:

@@ -22,8 +22,8 @@ from jaxcompress.quantize.kernels import (
     bits_by_layer,
     check_granularity,
     finite_kernel,
+    fitting_scale,
     integer_leaf,
-    kernel_scale,
     layers,
 )
 from jaxcompress.quantize.weights import Granularity
@@ -47,11 +47,12 @@ def post_training(
 
     `bits`, from 2 to 8, are those of all layers or map the name of each to its own, as `jaxcompress.budget` finds them.
     Scales, one per array (``tensor``) or per output (``channel``), are those of the smallest squared error of the
-    weights. `rounding` is to ``nearest``; by ``gptq`` (Frantar et al. 2022, arXiv:2210.17323), which keeps a layer's
-    outputs on `batches`; or by ``adaround`` (Nagel et al. 2020, arXiv:2004.10568), which learns it in `steps` steps and
-    needs a `key`. Both treat the layers in the order of the graph, each on what the rounded layers before it, with
-    activations on their `grids`, give it; GPTQ of a convolution sums over the patches that it meets. A weight of zero
-    stays zero. To round the layers of a residual block together, see `reconstruct`.
+    weights, widened where a bias beside tiny weights would not fit the accumulator of a device. `rounding` is to
+    ``nearest``; by ``gptq`` (Frantar et al. 2022, arXiv:2210.17323), which keeps a layer's outputs on `batches`; or by
+    ``adaround`` (Nagel et al. 2020, arXiv:2004.10568), which learns it in `steps` steps and needs a `key`. Both treat
+    the layers in the order of the graph, each on what the rounded layers before it, with activations on their `grids`,
+    give it; GPTQ of a convolution sums over the patches that it meets. A weight of zero stays zero. To round the layers
+    of a residual block together, see `reconstruct`.
 
     Raises ValueError for bits outside 2..8, a layer without bits and bits without a layer, an unknown granularity or
     rounding, kernels or inputs that are not finite, no batches, and a missing key.
@@ -68,7 +69,7 @@ def post_training(
     for index, node in enumerate(node for node in graph.nodes if node.name in weights):
         kernel, bias = finite_kernel(weights, node.name), dense(weights[node.name]["bias"])
         number = by_layer[node.name]
-        scale = kernel_scale(kernel, number, granularity)
+        scale = fitting_scale(kernel, bias, grids[node.inputs[0]], number, granularity)
         zero = jnp.zeros_like(scale)
         if rounding == "gptq":
             codes = _gptq(graph, rounded, grids, batches, node, kernel, scale, number)

@@ -16,7 +16,7 @@ from jaxcompress.numerics.adaround import adaround
 from jaxcompress.paths import Params
 from jaxcompress.quantize.activations import check_observed, fake_quantized_values
 from jaxcompress.quantize.blocks import Block, blocks
-from jaxcompress.quantize.kernels import bits_by_layer, check_granularity, finite_kernel, integer_leaf, kernel_scale
+from jaxcompress.quantize.kernels import bits_by_layer, check_granularity, finite_kernel, fitting_scale, integer_leaf
 from jaxcompress.quantize.kernels import layers as layers_of
 from jaxcompress.quantize.objectives import Loss, check_loss
 from jaxcompress.quantize.weights import Granularity
@@ -130,7 +130,11 @@ def _rounded(
 ) -> Params:
     """Returns the layers of a block with their kernels rounded jointly."""
     kernels = {name: finite_kernel(weights, name) for name in block.layers}
-    scales = {name: kernel_scale(kernel, bits[name], granularity) for name, kernel in kernels.items()}
+    scales = {}
+    for name, kernel in kernels.items():
+        (source,) = block.graph.node(name).inputs
+        given = grids[block.source if source == INPUT else source]
+        scales[name] = fitting_scale(kernel, weights[name]["bias"], given, bits[name], granularity)
     zeros = jax.tree.map(jnp.zeros_like, scales)
     apply = block_of_kernels(block, weights, grids)
     if jax.default_backend() == "cpu":  # XLA's convolutions are slow inside a loop there

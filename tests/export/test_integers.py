@@ -1,16 +1,20 @@
 """An integer model is written only if the file holds and computes the same."""
 
+import importlib
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxcompress as jc
 from jaxcompress.export import writer
 from jaxcompress.export.litert import Model, operators, tensors
-from jaxcompress.interpreters.integers import decode, encode
-from tests.nets import LinenLeNet5
+from jaxcompress.interpreters.integers import Grid, Layer, decode, encode
+from tests.nets import LinenLeNet5, layer_model
+
+held = importlib.import_module("jaxcompress.export.integers")  # which the function of that name hides
 
 X = jax.random.normal(jax.random.key(0), (4, 28, 28, 1))
 
@@ -92,3 +96,95 @@ def test_a_file_of_reals_is_refused_where_codes_were_asked_for(model, tmp_path, 
     with pytest.raises(RuntimeError, match="holds (input|fc2)/float32 as float32; nothing written"):
         jc.export.integers(model, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
+
+
+# How many outputs hold a file to JAX
+
+
+def dense_model(inputs, outputs, bits=8):
+    draw = np.random.default_rng(inputs)
+    kernel = draw.integers(-127, 128, (inputs, outputs)).astype(np.int8)
+    scale = np.full(outputs, 1 / (100 * inputs), np.float32)
+    layer = Layer(kernel, scale, np.zeros(outputs, np.int32 if bits == 8 else np.int64))
+    of = Grid(np.float32(1.0), 0, bits)
+    return layer_model(layer, of, of, (1, inputs))
+
+
+def test_ten_thousand_outputs_are_compared_and_fewer_of_large_models():
+    assert jc.export.compared(dense_model(5, 7)) == {"default": 10_003, "reference": 10_003}
+    assert 0.999**10_000 < 5e-5  # the chance to miss a fault in one of a thousand
+    large = dense_model(2000, 2000)
+    assert jc.export.compared(large) == {"default": 10_000, "reference": 10_000}
+    for inputs, counts in ((10**6, (10 * 1000, 4 * 1000)), (10**8, (4 * 1000, 4 * 1000))):
+        kernel = np.broadcast_to(np.int8(1), (inputs, 1000))  # of 4 inputs at least, and at most of 10 here
+        model = dense_model(5, 1000)
+        model = model._replace(layers={"layer": model.layers["layer"]._replace(kernel=kernel)})
+        assert tuple(jc.export.compared(model).values()) == counts
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("io", ["integers", "float32"])
+def test_a_fault_in_one_output_of_a_thousand_is_found(tmp_path, monkeypatch, io, bits):
+    model, exact = dense_model(5, 7, bits), held.evaluate
+    jc.export.integers(model, tmp_path / "model.tflite", io=io)
+
+    def faulty(model, arithmetic):
+        def run(codes):
+            out = exact(model, arithmetic)(codes)
+            return out.at[:, 3].add((codes.sum(1) % 143 == 0).astype(out.dtype))  # one row of 143, 7 outputs each
+
+        return run
+
+    monkeypatch.setattr(held, "evaluate", faulty)
+    with pytest.raises(RuntimeError, match=r"'xnnpack' does: \d+ of 10003 outputs differ; nothing written"):
+        jc.export.integers(model, tmp_path / "other.tflite", io=io)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_inputs_are_drawn_from_the_whole_grid_and_from_parts_of_it(bits):
+    codes = held._drawn(401, (1, 6, 5), Grid(np.float32(1.0), 0, bits))
+    assert codes.shape == (401, 6, 5) and codes.dtype == f"int{bits}"
+    spread = np.ptp(codes.astype(np.int64), axis=(1, 2)) / 2**bits
+    assert spread[::2].min() > 0.6 and spread[1::2].min() < 0.1 < spread[1::2].mean() < 0.5
+    assert codes.min() < -(2 ** (bits - 1)) * 0.99 and codes.max() > 2 ** (bits - 1) * 0.98
+
+
+def test_negative_padding_is_cut_off_on_the_device_as_well(tmp_path):
+    params = {"a": {"kernel": jax.random.normal(jax.random.key(0), (3, 3, 1, 2))}}
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def apply(params, x):
+        edges = ((-2, 1), (3, -4))
+        return jax.lax.conv_general_dilated(x, params["a"]["kernel"], (2, 2), edges, dimension_numbers=numbers)
+
+    graph, weights = jc.read(apply, params, X[:1])
+    assert [node.kind for node in graph.nodes] == ["slice", "convolution"]
+    grids = jc.quantize.calibrate(graph, weights, [X])
+    device = jc.quantize.to_integers(graph, jc.quantize.weights(".*/kernel", 8).init(weights), grids)
+    jc.export.integers(device, tmp_path / "model.tflite")
+    codes = encode(X, grids["input"])
+    found = jax.jit(jc.integers(device))(codes)
+    np.testing.assert_array_equal(found, Model(tmp_path / "model.tflite").batch(np.asarray(codes)))
+
+
+@pytest.mark.parametrize(("bits", "activations"), [(8, 8), (4, 8), (8, 16)], ids=["int8", "int4", "int16x8"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_dead_channels_are_those_of_the_device(tmp_path, bits, activations, granularity):
+    """Their weights are tiny, too tiny for a scale, or zero, beside biases of all sizes."""
+    sizes = jnp.array([[1, 1e-25, 1e-5, 0, 1e-42, 1e-30, 1]])
+    params = {
+        "a": {"kernel": jax.random.normal(jax.random.key(1), (9, 7)) * sizes},
+        "b": {"kernel": jax.random.normal(jax.random.key(2), (7, 5))},
+    }
+    bias = jnp.array([[1.0, 5.0, -4.5, 0.3, 2.0, 0.0, 0.0]])
+    x = jax.random.uniform(jax.random.key(3), (64, 9), minval=-1)
+    apply = lambda params, x: jax.nn.relu(x @ params["a"]["kernel"] + bias) @ params["b"]["kernel"]
+    graph, weights = jc.read(apply, params, x[:1])
+    grids = jc.quantize.calibrate(graph, weights, [x], bits=activations)
+    rounded = jc.quantize.post_training(graph, weights, grids, [x], bits=bits, granularity=granularity)
+    device = jc.quantize.to_integers(graph, rounded, grids)
+    jc.export.integers(device, tmp_path / "model.tflite")
+    reals = decode(jax.jit(jc.integers(device))(encode(x, grids["input"])), grids["b"])
+    error = jnp.abs(reals - apply(params, x)).max() / jnp.ptp(apply(params, x))
+    assert error < {8: 0.02, 4: 0.2}[bits]

@@ -248,6 +248,16 @@ def test_activations_of_16_bits_stand_beside_biases_of_64():
         assert graph.operators[names.index(name)].builtinOptions.quantizedBiasType == schema.TensorType.INT64
 
 
+def test_int4_of_depthwise_layers_is_refused_beside_16_bits():
+    layer = random_layer((3, 3, 1, 4))._replace(bits=4)
+    layer = layer._replace(kernel=layer.kernel // 20)
+    window = Window((3, 3), (1, 1), VALID, (1, 1), 4)
+    model = layer_model(layer, grid(1.0), grid(1.0), (1, 6, 6, 4), window)
+    assert parsed(model)[2] == ["DEPTHWISE_CONV_2D"]
+    with pytest.raises(ValueError, match="layer is depthwise in int4 beside int16"):
+        writer.to_bytes(wide(model))
+
+
 def test_grids_that_no_kernel_takes_are_refused():
     model, of = op_model("reshape", (1, 4), grid(1.0, 5), out=(1, 4)), grid(1.0, 5)
     for grids, words in (

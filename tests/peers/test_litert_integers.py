@@ -52,9 +52,9 @@ def drawn_grid(draw, bits=8, low=-20, high=10):
     return Grid(np.float32(2.0 ** draw.uniform(low, high)), zero_point if bits == 8 else 0, bits)
 
 
-def drawn_layer(draw, shape, given, made, by_output, factor=None):
-    """Draws a kernel of 2 to 8 bits, with codes out of the factor's order of size."""
-    largest = 2 ** (draw.integers(2, 9) - 1) - 1
+def drawn_layer(draw, shape, given, made, by_output, factor=None, stored=8):
+    """Draws a kernel of 2 bits to those in which it is `stored`, with codes out of the factor's order of size."""
+    largest = 2 ** (draw.integers(2, stored + 1) - 1) - 1
     kernel, outputs = draw.integers(-largest, largest + 1, shape).astype(np.int8), shape[-1]
     spread = max(np.prod(shape[:-1]) ** 0.5 * largest * 50, 1)
     factor = 2.0 ** draw.uniform(-3, 3) * 100 / spread if factor is None else factor
@@ -62,28 +62,28 @@ def drawn_layer(draw, shape, given, made, by_output, factor=None):
     scale = scale * 2.0 ** draw.uniform(-3, 0, outputs) if by_output else scale
     wide, top = 2.0 ** (given.bits - 8), 2.0 ** (30 if given.bits == 8 else 40)
     bias = np.clip(draw.normal(0, 60 * wide / factor, outputs), -top, top)
-    return Layer(kernel, scale.astype(np.float32), bias.astype(np.int32 if given.bits == 8 else np.int64))
+    return Layer(kernel, scale.astype(np.float32), bias.astype(np.int32 if given.bits == 8 else np.int64), stored)
 
 
-def drawn_convolution(draw, bits):
+def drawn_convolution(draw, bits, stored=8):
     size, strides, dilation = (tuple(map(int, draw.integers(1, top, 2))) for top in (5, 4, 3))
-    inputs = int(draw.choice([1, 2, 4, 6]))
+    inputs = int(draw.choice([1, 2, 4, 6] if stored == 8 else [1, 4, 6, 8, 12]))
     groups = int(draw.choice([1, inputs, max(inputs // 2, 1)]))
     shape = (1, *map(int, draw.integers(7, 12, 2)), inputs)
     window = Window(size, strides, ((0, 0), (0, 0)), dilation, groups)
     padding = [window.padding, writer._same_padding(shape, window), ((1, 0), (0, 2))][draw.integers(3)]
     given, made = drawn_grid(draw, bits), drawn_grid(draw, bits)
     kernel = (*size, inputs // groups, groups * int(draw.integers(1, 4)))
-    layer = drawn_layer(draw, kernel, given, made, draw.random() < 0.6)
+    layer = drawn_layer(draw, kernel, given, made, draw.random() < 0.6, stored=stored)
     activation = draw.choice([None, "relu", "relu6"])
     return layer_model(layer, given, made, shape, window._replace(padding=padding), activation)
 
 
-def drawn_dense(draw, bits):
+def drawn_dense(draw, bits, stored=8):
     inputs, outputs = map(int, draw.integers(1, 80, 2))
     shape = [(1, inputs), (1, 3, inputs), (1, 2, 2, inputs)][draw.integers(3)]
     given, made = drawn_grid(draw, bits), drawn_grid(draw, bits)
-    layer = drawn_layer(draw, (inputs, outputs), given, made, draw.random() < 0.5)
+    layer = drawn_layer(draw, (inputs, outputs), given, made, draw.random() < 0.5, stored=stored)
     return layer_model(layer, given, made, shape, None, draw.choice([None, "relu", "relu6"]))
 
 
@@ -154,6 +154,109 @@ def test_many_drawn_operations(kind, bits):
     check_drawn(kind, bits, range(2, 100))
 
 
+# Kernels of int4, which tflite-micro has no arithmetic for
+
+INT4 = ["xnnpack", "reference"]
+
+
+def check_drawn_int4(kind, seeds):
+    for seed in seeds:
+        draw = np.random.default_rng([seed, len(kind)])
+        model = KINDS[kind](draw, 8, stored=4)
+        codes = drawn_codes(draw, (8, *model.graph.input_shape[1:]))
+        for arithmetic in INT4:
+            assert_equal_to_device(model, codes, arithmetic, f"{seed} {arithmetic}")
+
+
+@pytest.mark.parametrize("kind", ["convolution", "dense"])
+def test_drawn_kernels_of_int4(kind):
+    check_drawn_int4(kind, range(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["convolution", "dense"])
+def test_many_drawn_kernels_of_int4(kind):
+    check_drawn_int4(kind, range(2, 100))
+
+
+def assert_int4_equal_to_device(kernel, shape, window, arithmetic, count, seed=0):
+    """Holds a layer whose sums often lie next to halves to the device; returns the number of outputs compared."""
+    draw, outputs = np.random.default_rng(seed), kernel[-1]
+    scale = draw.uniform(0.02, 0.05, outputs).astype(np.float32)
+    bias = draw.integers(-200, 200, outputs).astype(np.int32)
+    layer = Layer(draw.integers(-7, 8, kernel).astype(np.int8), scale, bias, 4)
+    model = layer_model(layer, grid(0.05, 3), grid(0.2, -5), shape, window)
+    assert_equal_to_device(model, draw.integers(-128, 128, (count, *shape[1:])).astype(np.int8), arithmetic)
+    return count * np.prod(model.graph.nodes[0].shape)
+
+
+@pytest.mark.parametrize("arithmetic", INT4)
+@pytest.mark.parametrize("inputs", [1, 2, 7, 8, 9, 21, 22, 33])
+def test_int4_of_dense_layers_rounds_by_whether_the_number_of_inputs_is_even(inputs, arithmetic):
+    for shape in ((1, inputs), (1, 5, inputs), (1, 2, 2, inputs)):
+        assert_int4_equal_to_device((inputs, 16), shape, None, arithmetic, 200)
+
+
+@pytest.mark.parametrize("arithmetic", INT4)
+@pytest.mark.parametrize(("channels", "count", "compared"), [(12, 200, 86_400), (5, 200, 36_000)])
+def test_int4_of_depthwise_layers_rounds_by_whole_blocks_of_channels(channels, count, compared, arithmetic):
+    window = Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), channels)
+    kernel, shape = (3, 3, 1, channels), (1, 6, 6, channels)
+    assert assert_int4_equal_to_device(kernel, shape, window, arithmetic, count) == compared
+
+
+CONVOLUTIONS = {
+    "multiplier 2": ((3, 3, 1, 10), (1, 1), (1, 1), 5),
+    "multiplier 3": ((3, 3, 1, 18), (1, 1), (1, 1), 6),
+    "strided": ((3, 3, 1, 12), (2, 1), (1, 1), 12),
+    "dilated": ((3, 3, 1, 13), (1, 1), (2, 2), 13),
+    "strided and dilated": ((2, 3, 1, 10), (1, 2), (2, 1), 5),
+    "one by one": ((1, 1, 1, 9), (1, 1), (1, 1), 9),
+    "grouped": ((3, 3, 2, 6), (1, 1), (1, 1), 2),
+    "grouped and strided": ((3, 2, 3, 9), (2, 2), (1, 1), 3),
+    "of all channels": ((3, 3, 3, 5), (1, 1), (1, 1), 1),
+    "pointwise": ((1, 1, 3, 7), (1, 1), (1, 1), 1),
+    "of one channel": ((3, 3, 1, 7), (2, 2), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("arithmetic", INT4)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_int4_of_convolutions(name, arithmetic):
+    kernel, strides, dilation, groups = CONVOLUTIONS[name]
+    window = Window(kernel[:2], strides, FULL, dilation, groups)
+    assert_int4_equal_to_device(kernel, (1, 8, 9, groups * kernel[2]), window, arithmetic, 30)
+
+
+@pytest.mark.parametrize("arithmetic", INT4)
+@pytest.mark.parametrize("by_output", [False, True])
+@pytest.mark.parametrize("kind", ["odd dense", "even dense", "convolution", "depthwise", "grouped"])
+def test_sums_next_to_halves_of_int4(kind, by_output, arithmetic):
+    shapes = {
+        "odd dense": ((1, 260), (1, 1), None),
+        "even dense": ((2, 260), (1, 2), None),
+        "convolution": ((1, 1, 1, 260), (1, 1, 1, 1), SIMPLE),
+        "depthwise": ((1, 1, 1, 260), (1, 1, 1, 20), SIMPLE._replace(groups=20)),
+        "grouped": ((1, 1, 2, 260), (1, 1, 1, 4), SIMPLE._replace(groups=2)),
+    }
+    kernel, shape, window = shapes[kind]
+    for seed, power in enumerate([-34, -29, -24, -20, -12, -5, -1, 0, 3, 7.9]):
+        model = next_to_halves(np.random.default_rng(seed), kernel, shape, window, by_output, power, stored=4)
+        assert_equal_to_device(model, np.zeros(shape, np.int8), arithmetic, f"2**{power}")
+
+
+def next_to_halves(draw, kernel, shape, window, by_output, power, bits=8, stored=8):
+    """Puts the accumulator, by its bias, where the last bit of the factor and the kind of rounding decide."""
+    given, made, outputs = drawn_grid(draw, bits), drawn_grid(draw, bits), kernel[-1]
+    factor = 2.0**power * np.float64(made.scale) / np.float64(given.scale)
+    scale = (factor * (draw.uniform(0.5, 1, outputs) if by_output else np.ones(outputs))).astype(np.float32)
+    real = np.float64(given.scale) * scale.astype(np.float64) / np.float64(made.scale)
+    wide, (top, dtype) = 2 ** (bits - 8), ((2**31 - 1, np.int32) if bits == 8 else (2**46, np.int64))
+    codes = draw.integers(-255 * wide, 256 * wide, outputs) + 0.5
+    bias = np.clip(np.floor(codes / real) + draw.integers(-1, 3, outputs), -top, top).astype(dtype)
+    return layer_model(Layer(np.zeros(kernel, np.int8), scale, bias, stored), given, made, shape, window)
+
+
 # Extremes
 
 
@@ -162,21 +265,9 @@ def test_many_drawn_operations(kind, bits):
 @pytest.mark.parametrize("by_output", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 def test_sums_next_to_halves_at_factors_of_all_sizes(kind, by_output, bits, arithmetic):
-    """Puts the accumulator, by its bias, where the last bit of the factor and the kind of rounding decide."""
+    kernel, shape, window = ((1, 256), (1, 1), None) if kind == "dense" else ((1, 1, 1, 256), (1, 1, 1, 1), SIMPLE)
     for seed, power in enumerate([-34, -32, -29, -24, -20, -12, -5, -1, 0, 3, 7.9]):
-        draw, outputs = np.random.default_rng(seed), 256
-        given, made = drawn_grid(draw, bits), drawn_grid(draw, bits)
-        factor = 2.0**power * np.float64(made.scale) / np.float64(given.scale)
-        scale = (factor * (draw.uniform(0.5, 1, outputs) if by_output else np.ones(outputs))).astype(np.float32)
-        real = np.float64(given.scale) * scale.astype(np.float64) / np.float64(made.scale)
-        wide, (top, dtype) = 2 ** (bits - 8), ((2**31 - 1, np.int32) if bits == 8 else (2**46, np.int64))
-        codes = draw.integers(-255 * wide, 256 * wide, outputs) + 0.5
-        bias = np.clip(np.floor(codes / real) + draw.integers(-1, 3, outputs), -top, top).astype(dtype)
-        layer = Layer(np.zeros((1, outputs), np.int8), scale, bias)
-        shape, window = (1, 1), None
-        if kind == "convolution":
-            layer, shape, window = layer._replace(kernel=layer.kernel[None, None]), (1, 1, 1, 1), SIMPLE
-        model = layer_model(layer, given, made, shape, window)
+        model = next_to_halves(np.random.default_rng(seed), kernel, shape, window, by_output, power, bits)
         assert_equal_to_device(model, np.zeros(shape, f"int{bits}"), arithmetic, f"2**{power}")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from jaxcompress import combine, integers, pack, partition, quantize
 from jaxcompress.arrays import LowRank, Masked, Quantized
+from jaxcompress.interpreters.graph import Graph, Node
 from jaxcompress.interpreters.integers import decode, encode
 from tests.nets import grid
 from tests.quantize.test_activations import BATCHES, SHAPE, dense_net, drawn, small_net
@@ -94,6 +95,105 @@ def test_a_bias_that_does_not_fit_is_refused(bias):
     graph, weights = dense_net(rounded(), (0.0, bias))
     with pytest.raises(ValueError, match="a bias of fc does not fit int32"):
         quantize.to_integers(graph, weights, RANGES)
+
+
+# Channels whose weights are tiny beside their bias
+
+DEAD = drawn(8, 4) * jnp.float32([[1, 1e-25, 1e-5, 0]])
+BIAS = (1.0, 5.0, -4.5, 0.3)
+INPUTS = jax.random.uniform(jax.random.key(2), (64, 8))
+HOW = [(b, g, a) for a in (8, 16) for b in (2, 4, 8) for g in ("tensor", "channel")]
+
+
+def calibrated(kernel, bias, inputs=INPUTS, bits=8):
+    graph = Graph((Node("fc", "dense", ("input",), (1, len(bias))),), (1, kernel.shape[0]), "fc")
+    weights = {"fc": {"kernel": kernel, "bias": jnp.float32(bias)}}
+    return graph, weights, quantize.calibrate(graph, weights, [inputs], bits=bits)
+
+
+@pytest.mark.parametrize(("bits", "granularity", "activations"), HOW)
+@pytest.mark.parametrize("how", ["weights", "nearest", "gptq"])
+def test_the_bias_of_a_dead_channel_is_exact(how, bits, granularity, activations):
+    graph, weights, grids = calibrated(DEAD, BIAS, bits=activations)
+    if how == "weights":
+        rounded = quantize.weights(".*/kernel", bits, granularity=granularity).init(weights)
+    else:
+        rounded = quantize.post_training(
+            graph, weights, grids, [INPUTS], bits=bits, granularity=granularity, rounding=how
+        )
+    layer = quantize.to_integers(graph, rounded, grids).layers["fc"]
+    unit, reals = np.float64(grids["input"].scale) * layer.scale, np.float64(np.float32(BIAS))
+    errors = np.abs(layer.bias * unit - reals)
+    assert np.all(errors <= unit / 2 + 1e-7 * np.abs(reals))
+    assert (np.ptp(layer.scale) == 0) == (granularity == "tensor")
+    if granularity == "channel":  # with one scale a bias is no nearer than the step of the largest weights allows
+        assert np.all(errors[1:] < 1e-6)
+    assert np.abs(layer.kernel[:, 0]).max() == 2 ** (bits - 1) - 1 and not layer.kernel[:, 3].any()
+    # The sums fit whatever the input.
+    largest = np.abs(layer.kernel.astype(np.int64)).sum(0) * 2**activations + np.abs(layer.bias.astype(np.int64))
+    assert largest.max() < 2 ** (31 if activations == 8 else 47)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_the_scale_of_a_dead_channel_by_hand(granularity):
+    """The bias is 5 and the input's scale 1/2, with 3 products of up to 128 * 128 each."""
+    kernel = jnp.full((3, 1), 1e-20)
+    graph = Graph((Node("fc", "dense", ("input",), (1, 1)),), (1, 3), "fc")
+    weights = quantize.weights(".*/kernel", 8, granularity=granularity).init(
+        {"fc": {"kernel": kernel, "bias": jnp.float32([5.0])}}
+    )
+    layer = quantize.to_integers(graph, weights, {"input": grid(0.5), "fc": grid(0.1)}).layers["fc"]
+    np.testing.assert_allclose(layer.scale, 5 / (2**31 - 1 - 3 * 128 * 128) / 0.5, rtol=2e-6)
+    assert layer.kernel.tolist() == [[0]] * 3 and 2**31 - 60_000 < layer.bias[0] < 2**31 - 3 * 128 * 128
+
+
+def test_a_scale_is_widened_no_further_than_it_must_be():
+    graph, weights, grids = calibrated(DEAD, BIAS)
+    weights = quantize.weights(".*/kernel", 8).init(weights)
+    leaf, layer = pack(weights)["fc"]["kernel"], quantize.to_integers(graph, weights, grids).layers["fc"]
+    np.testing.assert_array_equal(layer.scale[0], leaf.scale[0, 0])
+    np.testing.assert_array_equal(layer.kernel[:, 0], leaf.codes[:, 0])
+    assert layer.scale[2] > leaf.scale[0, 2] and np.abs(layer.bias[2]) > 2**30
+    np.testing.assert_array_equal(
+        layer.kernel[:, 2], np.rint(np.asarray(leaf.codes[:, 2]) * (np.float64(leaf.scale[0, 2]) / layer.scale[2]))
+    )
+
+
+@pytest.mark.parametrize("tiny", [1e-38, 1e-44])
+def test_weights_that_no_float_can_scale_are_zeros(tiny):
+    graph, weights, grids = calibrated(DEAD.at[:, 1].set(tiny), (1.0, 0.0, 0.0, 0.0))
+    layer = quantize.to_integers(graph, quantize.weights(".*/kernel", 8).init(weights), grids).layers["fc"]
+    assert np.all(layer.scale > 2**-110) and not layer.kernel[:, 1].any() and layer.bias[1] == 0
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_training_sees_what_a_dead_channel_becomes(granularity):
+    graph, weights, grids = calibrated(DEAD, BIAS)
+    weights = quantize.weights(".*/kernel", 8, granularity=granularity).init(weights)
+    device = jax.jit(integers(quantize.to_integers(graph, weights, grids)))
+    expected = decode(device(encode(INPUTS, grids["input"])), grids["fc"])
+    run = lambda form: jax.jit(lambda weights: form(graph, weights, grids)(INPUTS))(weights)
+    np.testing.assert_array_equal(run(quantize.on_device), expected)
+    np.testing.assert_allclose(run(quantize.fake_quantized), expected, atol=1.01 * grids["fc"].scale)
+    trained, fixed = partition(weights)
+    loss = lambda trained: jnp.sum(quantize.on_device(graph, combine(trained, fixed), grids)(INPUTS))
+    gradient = jax.tree.leaves(jax.jit(jax.grad(loss))(trained))
+    assert all(bool(jnp.all(jnp.isfinite(g))) and bool(jnp.any(g != 0)) for g in gradient)
+
+
+def test_adaround_and_reconstruct_take_dead_channels():
+    graph, weights, grids = calibrated(DEAD, BIAS)
+    rounded = [
+        quantize.post_training(
+            graph, weights, grids, [INPUTS], bits=4, rounding="adaround", steps=20, key=jax.random.key(0)
+        ),
+        quantize.reconstruct(graph, weights, grids, [INPUTS], bits=4, steps=20, key=jax.random.key(0)),
+    ]
+    for of in rounded:
+        layer = quantize.to_integers(graph, of, grids).layers["fc"]
+        unit = np.float64(grids["input"].scale) * layer.scale
+        np.testing.assert_allclose((layer.bias * unit)[1:], BIAS[1:], atol=1e-6)
+        np.testing.assert_array_equal(layer.scale[:3], of["fc"]["kernel"].scale.reshape(-1)[:3])
 
 
 # Training on the device
