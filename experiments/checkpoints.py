@@ -27,7 +27,7 @@ class Checkpoints:
 
     def latest(self, like: Any) -> tuple[int, Any]:
         """Returns the last epoch and its tree, in the structure of `like`; epoch 0 and `like` itself without one."""
-        epoch = max(self._epochs(), default=0)
+        epoch = max(self.epochs(), default=0)
         if not epoch:
             return 0, like
         with _checkpointer() as checkpointer:
@@ -38,11 +38,12 @@ class Checkpoints:
         """Writes a checkpoint, which is there whole or not at all, and then removes those before it."""
         with _checkpointer() as checkpointer:
             checkpointer.save(self._of(epoch), _flat(tree), force=True)
-        for earlier in self._epochs():
+        for earlier in self.epochs():
             if earlier < epoch:
                 shutil.rmtree(self._of(earlier), ignore_errors=True)
 
-    def _epochs(self) -> list[int]:
+    def epochs(self) -> list[int]:
+        """Lists the epochs after which checkpoints were taken that are there."""
         names = [path.name for path in self._folder.iterdir()] if self._folder.exists() else []
         return [int(name) for name in names if name.isdecimal()]
 

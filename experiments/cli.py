@@ -17,7 +17,12 @@ console = Console(stderr=True)
 
 @contextlib.contextmanager
 def settings(
-    out: pathlib.Path, data_dir: pathlib.Path | None, wandb: WandbMode, checkpoint_seconds: float = 20.0
+    out: pathlib.Path,
+    data_dir: pathlib.Path | None,
+    wandb: WandbMode,
+    checkpoint_seconds: float = 20.0,
+    *,
+    upload: bool = True,
 ) -> Iterator[runs.Settings]:
     """Yields the settings of runs under ``out/runs`` with a bar for the epochs of the stage in training."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} epochs"))
@@ -34,7 +39,7 @@ def settings(
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say)
+        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say, upload=upload)
 
 
 @contextlib.contextmanager

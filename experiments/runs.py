@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +40,7 @@ class Settings(NamedTuple):
 
     `progress(done, total, text)` is called after every epoch, and ``say(text)`` is told what else a user may want to
     know. A checkpoint is written when `checkpoint_seconds` have passed since the last one. In Weights & Biases runs
-    stand in a `group` if there is one.
+    stand in a `group` if there is one; packed files go there if they are to be uploaded (`upload`).
     """
 
     root: pathlib.Path
@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     say: Callable[[str], None] = lambda text: None
     group: str | None = None
+    upload: bool = True
 
 
 class Run(NamedTuple):
@@ -117,6 +118,11 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
         return run(experiment, settings)
     with claimed(this.folder, settings.say):
         if not this.finished:
+            if trained_by(this) == "cohort":
+                settings.say(
+                    f"{this.folder.name} was begun by the program of a sweep; alone it is trained from its start"
+                )
+                shutil.rmtree(this.folder / "checkpoint")
             begin(this, experiment, data)
             plain = config.to_plain(experiment)
             with wandb_log(settings.wandb, this.folder, this.folder.name, plain, settings.group) as log:
@@ -136,6 +142,13 @@ def diverge(this: Run, ended: train.Diverged) -> None:
 def _diverged(path: pathlib.Path) -> dict[str, Any]:
     recorded = json.loads(path.read_text())
     return {"epoch": recorded["epoch"], "loss": float(recorded["loss"])}
+
+
+def trained_by(this: Run) -> Literal["alone", "cohort"] | None:
+    """Tells which program made the checkpoints of a run, that of a point alone or a cohort's; None without any."""
+    if not Checkpoints(this.folder / "checkpoint").epochs():
+        return None
+    return "cohort" if "cohort" in json.loads((this.folder / "environment.json").read_text()) else "alone"
 
 
 def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) -> None:
@@ -159,7 +172,7 @@ def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: L
         settings.say(f"{this.folder.name}: {line}")
     _write_json(this.folder / "metrics.json", metrics)
     shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
-    log.finish(this.metrics, files)
+    log.finish(this.metrics, files if settings.upload else [file for file in files if file.suffix == ".png"])
 
 
 def _prepared(

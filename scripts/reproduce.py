@@ -33,6 +33,8 @@ class Arguments:
     """change the config, such as experiments.*.data.limit=2000 (may be given again)"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
+    upload: bool = True
+    """send packed models and ledgers to Weights & Biases too; --no-upload sends numbers and pictures alone"""
     checkpoint_seconds: float = 20.0
     """seconds between checkpoints, from which a run that was stopped goes on"""
 
@@ -46,7 +48,7 @@ def main() -> None:
         if seeds < 1:
             raise ValueError(f"--seeds {seeds} is too few; a table needs at least 1")
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
-        with cli.settings(*options) as settings:
+        with cli.settings(*options, upload=arguments.upload) as settings:
             results = tables.reproduce(table, settings, seeds)
         name = f"{arguments.config.parent.name}-{arguments.config.stem}"
         written = tables.write(table, results, arguments.out / "tables", name)

@@ -60,6 +60,8 @@ class Arguments:
     """compile for TPUs that need not be here, such as v5e:2x4 (v5p, v6e), say what a device needs, and train nothing"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
+    upload: bool = True
+    """send packed models and ledgers to Weights & Biases too; --no-upload sends numbers and pictures alone"""
     checkpoint_seconds: float = 20.0
     """seconds between checkpoints, from which a sweep that was stopped goes on"""
 
@@ -80,7 +82,7 @@ def main() -> None:
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         title = _named(name, arguments, points)
-        with cli.settings(*options) as settings:
+        with cli.settings(*options, upload=arguments.upload) as settings:
             runs = sweep.sweep([point.experiment for point in points], settings._replace(group=title), placement)
         if processes.first():
             _report(name, title, axes, points, runs, arguments)
