@@ -24,6 +24,7 @@ def settings(
     *,
     reuse: bool = False,
     force: bool = False,
+    upload: bool = True,
 ) -> Iterator[runs.Settings]:
     """Yields the settings of runs under ``out/runs`` with a bar for the epochs of the stage in training.
 
@@ -47,7 +48,9 @@ def settings(
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        yield runs.Settings(out / "runs", data_dir, wandb, checkpoint_seconds, progress, say, differing=differing)
+        yield runs.Settings(
+            out / "runs", data_dir, wandb, checkpoint_seconds, progress, say, differing=differing, upload=upload
+        )
 
 
 @contextlib.contextmanager

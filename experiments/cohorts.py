@@ -45,14 +45,24 @@ class Cohort(NamedTuple):
 
     @classmethod
     def of(
-        cls, experiments: Sequence[config.Experiment], plans: Sequence[Plan], states: Sequence[train.State]
+        cls,
+        experiments: Sequence[config.Experiment],
+        plans: Sequence[Plan],
+        states: Sequence[train.State],
+        differing: Sequence[str] | None = None,
+        largest: Shapes | None = None,
     ) -> "Cohort":
-        """Stacks experiments that have the same `signature` and whose states have the same `structure`."""
+        """Stacks experiments that have the same `signature` and whose states have the same `structure`.
+
+        Some of a cohort are stacked as all of it were by the names of the values that were `differing` there, and the
+        `largest` shapes.
+        """
         bare = [state._replace(step=()) for state in states]
-        shapes, largest = _shapes(bare)
+        shapes, own = _shapes(bare)
+        largest = own if largest is None else largest
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(_each(_padded, state, largest) for state in bare))
         keys = jnp.stack([jax.random.key_data(plan.key) for plan in plans])
-        return cls(tuple(experiments), plans[0], Own(_differing(experiments), stacked, keys), shapes)
+        return cls(tuple(experiments), plans[0], Own(_differing(experiments, differing), stacked, keys), shapes)
 
     @classmethod
     def outline(cls, experiments: Sequence[config.Experiment], plan: Plan, states: Sequence[train.State]) -> "Cohort":
@@ -69,6 +79,11 @@ class Cohort(NamedTuple):
         wanted = [*self.experiments, *[self.experiments[0]] * count][:count]
         resized = lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
         return self._replace(experiments=tuple(wanted), points=jax.tree.map(resized, self.points))
+
+    @property
+    def largest(self) -> Shapes:
+        """The shapes of the arrays of a state, without its count of steps, that those of each point are padded to."""
+        return tuple(leaf.shape[1:] for leaf in jax.tree.leaves(self.points.state))
 
     @property
     def batch(self) -> int:
@@ -163,13 +178,14 @@ def structure(state: train.State) -> Hashable:
     return tree, tuple(shapes), tuple(leaf.dtype for leaf in leaves)
 
 
-def _differing(experiments: Sequence[config.Experiment]) -> dict[str, Array]:
-    """Stacks the traced numbers in which experiments differ."""
+def _differing(experiments: Sequence[config.Experiment], names: Sequence[str] | None = None) -> dict[str, Array]:
+    """Stacks the traced numbers with these names, or those in which experiments differ."""
     roles, all_values = config.roles(experiments[0]), [config.values(experiment) for experiment in experiments]
     found = {}
     for place in all_values[0]:
         numbers = [values[place] for values in all_values]
-        if roles[place] == "traced" and len(set(numbers)) > 1:
+        differ = len(set(numbers)) > 1 if names is None else _name(place) in names
+        if roles[place] == "traced" and differ:
             found[_name(place)] = jnp.asarray(numbers, jnp.int32 if isinstance(numbers[0], int) else jnp.float32)
     return found
 

@@ -1,10 +1,12 @@
 """Where a run's numbers go: JSON lines, which are the truth, and Weights & Biases, which is a view of them."""
 
+import configparser
 import contextlib
 import json
 import netrc
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -20,7 +22,7 @@ class Log(Protocol):
         """Records the numbers of one epoch."""
 
     def finish(self, summary: dict[str, Any], files: list[pathlib.Path]) -> None:
-        """Records the final numbers and files."""
+        """Records the final numbers and files; with more than pictures among them all are kept as an artifact."""
 
 
 def append_row(path: pathlib.Path, values: dict[str, Any]) -> None:
@@ -71,6 +73,8 @@ class _Wandb:
 
         self._run.summary.update({k: v for k, v in summary.items() if isinstance(v, int | float | str)})
         self._run.log({f.stem: wandb.Image(str(f)) for f in files if f.suffix == ".png"})
+        if all(file.suffix == ".png" for file in files):
+            return
         artifact = wandb.Artifact(f"run-{self._run.id}", type="model")
         for file in files:
             artifact.add_file(str(file))
@@ -84,7 +88,9 @@ def wandb_log(
     """Opens a Weights & Biases view of the run in `folder`, one of a `group` if it is made by a sweep.
 
     ``auto`` is what WANDB_MODE says, else online for a user who is logged in, else offline: a result never needs an
-    account, and offline runs can be sent later by ``wandb sync``.
+    account, and offline runs can be sent later by ``wandb sync``. The project is that of WANDB_PROJECT or of the user's
+    settings, else ``jaxcompress``. What W&B keeps of its own lies in ``wandb`` in the folder, unless WANDB_DATA_DIR and
+    WANDB_CACHE_DIR say otherwise, and crashes are not reported unless WANDB_ERROR_REPORTING says so.
     """
     chosen = _resolved(mode)
     if chosen == "disabled":
@@ -94,7 +100,10 @@ def wandb_log(
 
     settings = wandb.Settings(silent=True, console="off")
     named: dict[str, Any] = {"id": folder.name, "name": name, "group": group}
-    with wandb.init(project="jaxcompress", dir=folder, mode=chosen, config=config, settings=settings, **named) as run:
+    with (
+        _kept_in(folder),
+        wandb.init(project=_project(), dir=folder, mode=chosen, config=config, settings=settings, **named) as run,
+    ):
         yield _Wandb(run)
 
 
@@ -113,7 +122,7 @@ def wandb_table(
     import wandb
 
     settings = wandb.Settings(silent=True, console="off")
-    with wandb.init(project="jaxcompress", name=name, dir=folder, mode=chosen, settings=settings) as run:
+    with _kept_in(folder), wandb.init(project=_project(), name=name, dir=folder, mode=chosen, settings=settings) as run:
         run.log({"table": wandb.Table(columns=columns, data=rows)})
         run.log({file.stem: wandb.Image(str(file)) for file in files if file.suffix == ".png"})
         run.log({file.stem: wandb.Html(file.read_text()) for file in files if file.suffix == ".html"})
@@ -128,11 +137,49 @@ def _resolved(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     return "online" if _has_key() else "offline"
 
 
-def _has_key() -> bool:
-    """Tells whether the user is logged in, from the environment or netrc, without asking anyone."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+@contextlib.contextmanager
+def _kept_in(folder: pathlib.Path) -> Iterator[None]:
+    """Lets W&B stage and cache files within a folder, where the user names no other, and report no crashes."""
+    own = folder.absolute() / "wandb"
+    wanted = {"WANDB_DATA_DIR": str(own / "data"), "WANDB_CACHE_DIR": str(own / "cache")}
+    wanted = {k: v for k, v in (wanted | {"WANDB_ERROR_REPORTING": "false"}).items() if k not in os.environ}
+    os.environ |= wanted
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name, None)
+
+
+def _project() -> str:
+    return _configured("project") or "jaxcompress"
+
+
+def _configured(name: str) -> str | None:
+    """Returns a setting of Weights & Biases, from the environment or the files that ``wandb login`` leaves."""
+    if value := os.environ.get(f"WANDB_{name.upper()}"):
+        return value
+    folder = pathlib.Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read([folder / "settings", pathlib.Path("wandb", "settings")])  # the later of the two prevails
+    except (configparser.Error, UnicodeDecodeError):
+        return None
+    return parser.get("default", name, fallback=None)
+
+
+def _has_key() -> bool:
+    """Tells whether the user is logged in at the host in use, without asking anyone.
+
+    That is by the environment, or by the netrc file for the host of WANDB_BASE_URL or of the user's settings.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urllib.parse.urlsplit(_configured("base_url") or "https://api.wandb.ai").netloc
+    named = os.environ.get("NETRC")
+    files = [pathlib.Path(file).expanduser() for file in ((named,) if named else ("~/.netrc", "~/_netrc"))]
+    try:
+        file = next((file for file in files if file.exists()), None)
+        return bool(host) and file is not None and netrc.netrc(file).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False

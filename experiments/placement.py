@@ -49,6 +49,10 @@ class Placement(NamedTuple):
         """The number of devices that share a batch."""
         return self.mesh.shape["data"]
 
+    def width_of(self, count: int) -> int | None:
+        """Returns how many of so many points are trained at a time on each row; None if that is to be measured."""
+        return None if self.width is None else min(self.width, math.ceil(count / self.rows))
+
     def padded(self, count: int, width: int) -> int:
         """Returns the number of points that so many are filled up to, the same for every row and turn."""
         row = math.ceil(count / self.rows)

@@ -46,8 +46,9 @@ class Settings(NamedTuple):
 
     `progress(done, total, text)` is called after every epoch, and ``say(text)`` is told what else a user may want to
     know. A checkpoint is written when `checkpoint_seconds` have passed since the last one. In Weights & Biases runs
-    stand in a `group` if there is one. What is there and is `differing`, made from other data or by other code, stops
-    what would use it, or is used again all the same (``reuse``), or is made ``anew``.
+    stand in a `group` if there is one; packed files go there if they are to be uploaded (`upload`). What is there and
+    is `differing`, made from other data or by other code, stops what would use it, or is used again all the same
+    (``reuse``), or is made ``anew``.
     """
 
     root: pathlib.Path
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
     say: Callable[[str], None] = lambda text: None
     group: str | None = None
     differing: Differing = "stop"
+    upload: bool = True
 
 
 class Run(NamedTuple):
@@ -145,6 +147,11 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
         return run(experiment, settings)
     with claimed(this.folder, settings.say):
         if not this.finished:
+            if trained_by(this) == "cohort":
+                settings.say(
+                    f"{this.folder.name} was begun by the program of a sweep; alone it is trained from its start"
+                )
+                shutil.rmtree(this.folder / "checkpoint")
             begin(this, experiment, data)
             plain = config.to_plain(experiment)
             with wandb_log(settings.wandb, this.folder, this.folder.name, plain, settings.group) as log:
@@ -238,6 +245,13 @@ def _diverged(path: pathlib.Path) -> dict[str, Any]:
         raise records.damaged(path, str(error), remedy) from error
 
 
+def trained_by(this: Run) -> Literal["alone", "cohort"] | None:
+    """Tells which program made the checkpoints of a run, that of a point alone or a cohort's; None without any."""
+    if not Checkpoints(this.folder / "checkpoint").epochs():
+        return None
+    return "cohort" if "cohort" in records.read(this.folder / "environment.json") else "alone"
+
+
 def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) -> None:
     """Makes the folder of a run, with its configuration and where and how, by `made` besides, it is trained.
 
@@ -262,7 +276,7 @@ def finish(this: Run, metrics: dict[str, Any], files: list[pathlib.Path], log: L
         settings.say(f"{this.folder.name}: {line}")
     _write_json(this.folder / "metrics.json", metrics)
     shutil.rmtree(this.folder / "checkpoint", ignore_errors=True)
-    log.finish(this.metrics, files)
+    log.finish(this.metrics, files if settings.upload else [file for file in files if file.suffix == ".png"])
 
 
 def _prepared(

@@ -16,10 +16,11 @@ import numpy as np
 
 from experiments import cohorts, config, evaluate, runs, train
 from experiments.checkpoints import Checkpoints
-from experiments.claims import claim
+from experiments.claims import claim, claimed
 from experiments.cohorts import Cohort
 from experiments.data import Dataset
 from experiments.logging import read_rows, wandb_log
+from experiments.membership import Membership, memberships
 from experiments.placement import Placement
 from experiments.plan import Plan
 from experiments.processes import agreed, first, gathered, meet
@@ -37,6 +38,13 @@ class Begun(NamedTuple):
     done: int
     state: train.State
     best: Best
+
+
+class Left(NamedTuple):
+    """Holds what a cohort leaves to be trained: points `apart`, each by a program of its own, and those `elsewhere`."""
+
+    apart: list[config.Experiment]
+    elsewhere: list[config.Experiment]  # which another process has claimed
 
 
 def sweep(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> list[Run]:
@@ -89,20 +97,26 @@ def _sweep(experiments: Sequence[config.Experiment], settings: Settings, placeme
     programs: dict[str, list[config.Experiment]] = {}
     for experiment in unfinished:
         programs.setdefault(_program(experiment), []).append(experiment)
-    waiting: list[config.Experiment] = []
+    apart: list[config.Experiment] = []
+    elsewhere: list[config.Experiment] = []
     for alike in programs.values():
-        reason = cohorts.alone(alike[0])
-        if reason is None and (len(alike) > 1 or placement.mesh.size > 1):
-            waiting += _together(alike, settings, placement)
-            continue
-        if reason is not None:
+        if (reason := cohorts.alone(alike[0])) is None:
+            left = _together(alike, settings, placement)
+            apart += left.apart
+            elsewhere += left.elsewhere
+        else:
             settings.say(f"{runs.locate(alike[0], settings.root).folder.name} is run alone: {reason}")
-        waiting += alike
-    for experiment in waiting:  # alone, or what another process was making, which it may have left unfinished
+            apart += alike
+    for experiment in apart:
         try:
             runs.run(experiment, settings)
         except train.Diverged as ended:
             _say_of(runs.locate(experiment, settings.root), ended, settings)
+    for experiment in elsewhere if first() else ():
+        with claimed(runs.locate(experiment, settings.root).folder, settings.say):
+            pass
+    meet("others are waited for")
+    _sweep(elsewhere, settings, placement)  # what they have left unfinished
 
 
 def _before(experiment: config.Experiment) -> list[config.Experiment]:
@@ -113,10 +127,8 @@ def _before(experiment: config.Experiment) -> list[config.Experiment]:
     return found if rewind in (None, "initial", "random") else [*found, experiment.until(rewind)]
 
 
-def _together(
-    experiments: Sequence[config.Experiment], settings: Settings, placement: Placement
-) -> list[config.Experiment]:
-    """Trains experiments of one program; returns those that others have claimed.
+def _together(experiments: Sequence[config.Experiment], settings: Settings, placement: Placement) -> Left:
+    """Trains experiments of one program but for those that are trained alone; returns these and what others claim.
 
     Of processes that run a sweep together the first claims for all.
     """
@@ -124,26 +136,71 @@ def _together(
     located = [runs.locate(experiment, settings.root) for experiment in experiments]
     claims = [claim(run.folder) if first() else None for run in located]
     try:
-        claimed = agreed([lock is not None for lock in claims])
+        is_ours = agreed([lock is not None for lock in claims])
         missing = agreed([not run.finished for run in located])
+        pairs = list(zip(located, experiments, strict=True))
+        left = [pair for pair, *mine in zip(pairs, is_ours, missing, strict=True) if all(mine)]
+        together, apart = _divided(left, settings, placement)
         groups: dict[Any, list[Begun]] = {}
-        for run, experiment, is_claimed, is_missing in zip(located, experiments, claimed, missing, strict=True):
-            if is_claimed and is_missing:
-                try:
-                    begun = _begun(run, experiment, data, settings)
-                except train.Diverged as ended:  # a stage before it, or a teacher
-                    _say_of(run, ended, settings)
-                    continue
-                groups.setdefault((cohorts.structure(begun.state), begun.done), []).append(begun)
+        for run, experiment, membership in together:
+            try:
+                begun = _begun(run, experiment, data, settings)
+            except train.Diverged as ended:  # a stage before it, or a teacher
+                _say_of(run, ended, settings)
+                continue
+            groups.setdefault((membership, cohorts.structure(begun.state), begun.done), []).append(begun)
         meet("points are begun")  # before any of them is written to
-        for group in groups.values():
-            _train(group, data, settings, placement)
+        for (membership, *_), group in groups.items():
+            _train(group, membership, data, settings, placement)
     finally:
         for lock in claims:
             if lock is not None:
                 lock.release()
     meet("points are finished")
-    return [experiment for experiment, is_claimed in zip(experiments, claimed, strict=True) if not is_claimed]
+    return Left(apart, [experiment for experiment, ours in zip(experiments, is_ours, strict=True) if not ours])
+
+
+def _divided(
+    points: Sequence[tuple[Run, config.Experiment]], settings: Settings, placement: Placement
+) -> tuple[list[tuple[Run, config.Experiment, Membership | None]], list[config.Experiment]]:
+    """Returns the points that a cohort trains, each with that which it was begun in, and those to be trained alone.
+
+    A point that was begun is trained on by the program that it was begun by. Of others one alone is no cohort, where
+    there is one device.
+    """
+    held = _held({run.folder.name for run, _ in points}, settings, placement)
+    kept = [held.get(run.folder.name) for run, _ in points]
+    by = [runs.trained_by(run) for run, _ in points]
+    fresh = sum(membership is None and program != "alone" for membership, program in zip(kept, by, strict=True))
+    together, apart = [], []
+    for (run, experiment), membership, program in zip(points, kept, by, strict=True):
+        alone = membership is None and program is None and fresh == 1 and placement.mesh.size == 1
+        if alone or program == "alone":
+            apart.append(experiment)
+            continue
+        if program == "cohort" and membership is None:
+            settings.say(
+                f"{run.folder.name} goes on in another program than it was begun by, which may round otherwise"
+            )
+        together.append((run, experiment, membership))
+    return together, apart
+
+
+def _held(asked: set[str], settings: Settings, placement: Placement) -> dict[str, Membership]:
+    """Returns the cohorts that runs go on in, by their names: those begun, and those of which all are asked for again.
+
+    One that was not begun gives way to another width that is asked for.
+    """
+    held: dict[str, Membership] = {}
+    for membership in memberships(settings.root):
+        if not membership.fits(placement):
+            continue
+        points = [Run(settings.root / name) for name in membership.runs]
+        begun = any(point.finished or runs.trained_by(point) == "cohort" for point in points)
+        same = placement.width_of(len(points)) in (None, membership.width)
+        if begun or (same and asked.issuperset(membership.runs)):
+            held = dict.fromkeys(membership.runs, membership) | held  # of two the last
+    return held
 
 
 def _begun(run: Run, experiment: config.Experiment, data: Dataset, settings: Settings) -> Begun:
@@ -157,13 +214,29 @@ def _chooses(experiment: config.Experiment) -> bool:
     return experiment.training.select == "best-validation"
 
 
-def _train(points: Sequence[Begun], data: Dataset, settings: Settings, placement: Placement) -> None:
-    """Trains the points of a cohort to the end, measures each and writes its run, which the first process does."""
+def _train(
+    group: Sequence[Begun], membership: Membership | None, data: Dataset, settings: Settings, placement: Placement
+) -> None:
+    """Trains points to the end in the cohort that they were begun in, or one of their own.
+
+    Measures each and writes its run, which the first process does.
+    """
+    begun = {point.run.folder.name: point for point in group}
+    names = list(begun) if membership is None else membership.runs
+    points = [begun.get(name, group[0]) for name in names]  # another one takes the place of what is done
     one, stage = points[0], points[0].experiment.training
-    cohort = Cohort.of([p.experiment for p in points], [p.plan for p in points], [p.state for p in points])
-    width = width_of(cohort, placement, settings.say)
+    recorded = (None, None) if membership is None else (membership.differing, membership.largest)
+    cohort = Cohort.of([p.experiment for p in points], [p.plan for p in points], [p.state for p in points], *recorded)
+    if membership is None:
+        width = width_of(cohort, placement, settings.say)
+        if first():
+            Membership.of(cohort, names, width, placement).write(settings.root)
+    else:
+        width = membership.width
+        other = "" if placement.width_of(len(points)) in (None, width) else f"; not {placement.width}, as is asked for"
+        settings.say(f"{len(group)} of {len(points)} points go on {width} at a time, as they were begun{other}")
     count = placement.padded(len(points), width)
-    going = set(range(len(points)) if first() else ())
+    going = {i for i, name in enumerate(names) if first() and name in begun}
     for i in going:
         made = {"points": len(points), "at a time": width, "devices": placement.mesh.size}
         runs.begin(points[i].run, points[i].experiment, data, cohort=made)
@@ -193,7 +266,7 @@ def _train(points: Sequence[Begun], data: Dataset, settings: Settings, placement
             if error is not None and _chooses(points[i].experiment):
                 best[i] = runs.better(best[i], points[i].plan.handed_on(states[i]), error)
             runs.record(points[i].run, epoch, states[i], loss, error)
-        settings.progress(epoch, stage.epochs, f"{len(points)} points of {stage.name}")
+        settings.progress(epoch, stage.epochs, f"{len(group)} points of {stage.name}")
         # Checkpoints take a tenth of the time at most: there is one of every point.
         if epoch < stage.epochs and time.monotonic() - saved >= max(settings.checkpoint_seconds, 10 * cost):
             began = time.monotonic()

@@ -11,7 +11,8 @@ from experiments.cohorts import Cohort
 from experiments.placement import Placement
 from experiments.processes import agreed
 
-_STEPS, _TIMES = 5, 3  # how long each choice is tried, and how often
+_STEPS, _TIMES, _LONGEST = 5, 3, 10  # how long each choice is tried; how often, and if that takes no second
+_MARGIN = 1.1  # what is slower by less is as fast: a choice that noise makes is not made again
 _USABLE = 0.9  # of a device's memory
 
 
@@ -20,12 +21,13 @@ def width_of(cohort: Cohort, placement: Placement, say: Callable[[str], None]) -
 
     A batched program of many points is one of large products, which suits an accelerator; on a CPU one point after
     another may be faster. So a few steps are timed with one point at a time, four, sixteen and so on, where the
-    memory of a device suffices. Raises ValueError if it never does.
+    memory of a device suffices, and of those that are about as fast the fewest are taken. Raises ValueError if it never
+    does.
     """
     count = len(cohort.experiments)
     row = -(-count // placement.rows)
-    if placement.width is not None:
-        return min(placement.width, row)
+    if (asked := placement.width_of(count)) is not None:
+        return asked
     found: dict[int, float] = {}
     least = 0
     for width in choices(row):
@@ -36,7 +38,7 @@ def width_of(cohort: Cohort, placement: Placement, say: Callable[[str], None]) -
             found[width] = _seconds(made, cohort, placement, width)
     if not found:
         raise ValueError(f"{count} points need {least:,} bytes of a device that has {placement.memory:,}; sweep fewer")
-    (best,) = agreed([min(found, key=lambda width: found[width])])
+    (best,) = agreed([min(width for width in found if found[width] <= _MARGIN * min(found.values()))])
     rates = ", ".join(f"{width}: {1e3 * seconds:.3g} ms" for width, seconds in found.items())
     say(f"{count} points, {best} at a time; a step of one point, by points at a time: {rates}")
     return best
@@ -85,7 +87,7 @@ def _seconds(program: Any, cohort: Cohort, placement: Placement, width: int) -> 
     number = placement.everywhere(jnp.int32(1))
     times = []
     state = points.state
-    for _ in range(1 + _TIMES):  # the first warms up
+    while len(times) <= _TIMES or (len(times) <= _LONGEST and sum(times) < 1):  # the first warms up
         began = time.monotonic()
         state, losses = jax.block_until_ready(program(state, points._replace(state=()), number, of, number))
         times.append(time.monotonic() - began)

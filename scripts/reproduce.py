@@ -41,6 +41,8 @@ class Arguments:
     """make runs anew that were made from other data or by other code"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
+    upload: bool = True
+    """send packed models and ledgers to Weights & Biases too; --no-upload sends numbers and pictures alone"""
     checkpoint_seconds: float = 20.0
     """seconds between checkpoints, from which a run that was stopped goes on"""
 
@@ -57,7 +59,8 @@ def main() -> None:
             raise ValueError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
         overrides = _overrides(arguments, table, seeds)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
-        with cli.settings(*options, reuse=arguments.reuse, force=arguments.force) as settings:
+        choices = {"reuse": arguments.reuse, "force": arguments.force, "upload": arguments.upload}
+        with cli.settings(*options, **choices) as settings:
             results = tables.reproduce(table, settings, seeds)
         name, columns = _named(arguments.config, overrides), tables.columns(results)
         written = tables.write(table, results, arguments.out / "tables", name, overrides)

@@ -64,6 +64,8 @@ class Arguments:
     """make runs anew that were made from other data or by other code"""
     wandb: WandbMode = "auto"
     """Weights & Biases: auto is online for a user who is logged in, else offline"""
+    upload: bool = True
+    """send packed models and ledgers to Weights & Biases too; --no-upload sends numbers and pictures alone"""
     checkpoint_seconds: float = 20.0
     """seconds between checkpoints, from which a sweep that was stopped goes on"""
 
@@ -84,7 +86,8 @@ def main() -> None:
         placement = Placement.of(jax.devices(), arguments.data_parallel, arguments.width)
         options = (arguments.out, arguments.data_dir, arguments.wandb, arguments.checkpoint_seconds)
         title = _named(name, arguments, points)
-        with cli.settings(*options, reuse=arguments.reuse, force=arguments.force) as settings:
+        choices = {"reuse": arguments.reuse, "force": arguments.force, "upload": arguments.upload}
+        with cli.settings(*options, **choices) as settings:
             runs = sweep.sweep([point.experiment for point in points], settings._replace(group=title), placement)
         if processes.first():
             _report(name, title, axes, points, runs, arguments)
