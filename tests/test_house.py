@@ -16,6 +16,7 @@ ORDER = [
         "coding",
         "arrays",
         "paths",
+        "weights",
         "schedules",
         "transform",
         "invariants",
