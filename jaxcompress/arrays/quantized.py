@@ -174,10 +174,12 @@ class Quantized(CompressedArray):
         zero = decode_array(coded.part("zero_point")) if given else jnp.asarray(np.zeros(scale.shape, np.int8))
         if zero.dtype != jnp.int8 or not _spreads(scale.shape, zero.shape, shape):
             raise ValueError(f"scale {scale.shape} and zero point {zero.shape} {zero.dtype} do not fit {shape}")
+        offset = 2 ** (bits - 1)
+        if np.any(np.asarray(zero, np.int32) < -offset) or np.any(np.asarray(zero, np.int32) >= offset):
+            raise ValueError(f"a zero point of Quantized is no code of {bits} bits")
         codes = _spread_codes(np.asarray(zero), shape)
         sparse = any(stream.role == "mask" for stream in coded.streams)
         places = decode_mask(coded) if sparse else np.ones(coded.size(), bool)
-        offset = 2 ** (bits - 1)
         codes[places] = decode_codes(coded, 2**bits, int(np.count_nonzero(places))).astype(np.int32) - offset
         return cls(jnp.asarray(codes.reshape(shape)), scale, zero, bits, dtype)
 
