@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickletools
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +16,13 @@ def load(raw: bytes, like: Params) -> Params:
 
     Such a pickle of that time holds every number of a tensor by itself, so the operations of the pickle machine are
     listed and none is carried out. `like` is a tree of the model's parameters, or of their shapes. Raises ValueError
-    for a pickle that holds other tensors than the model has layers, or other numbers of values.
+    for what is no gzipped pickle, and for one that holds other tensors than the model has layers, or other numbers of
+    values.
     """
-    found = _numbers(gzip.decompress(raw))
+    try:
+        found = _numbers(gzip.decompress(raw))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"the weights are no gzipped pickle: {error}") from error
     layers = sorted(name for name in like if name.startswith("fc"))
     expected = [f"output.compressible_{i}.{kind}" for i in range(len(layers)) for kind in ("weight", "bias")]
     if sorted(found) != sorted(expected):

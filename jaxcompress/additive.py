@@ -9,6 +9,9 @@ from jax import Array
 from jaxcompress.arrays import CompressedArray, Summed, dense, is_compressed
 from jaxcompress.paths import Params, flatten, replaced, select
 from jaxcompress.transform import Transform, owned
+from jaxcompress.weights import checked_result, checked_weight
+
+_DONE = "split into a sum"
 
 
 def additive(
@@ -35,8 +38,12 @@ def additive(
         for path, leaf in weights.items():
             if isinstance(leaf, CompressedArray):
                 raise ValueError(f"{path} is already {type(leaf).__name__}; a sum is made of a plain weight")
+        weights = {path: checked_weight(path, leaf, _DONE) for path, leaf in weights.items()}
         sums = _by_turns(params, weights, (first, second), rounds)
-        return replaced(params, {path: Summed(*parts, owner) for path, parts in sums.items()})
+        leaves = {
+            path: checked_result(path, weights[path], Summed(*parts, owner), _DONE) for path, parts in sums.items()
+        }
+        return replaced(params, leaves)
 
     def update(params: Params, step: Array | int, **extra: Any) -> Params:
         return second.update(first.update(params, step, **extra), step, **extra)
@@ -51,7 +58,10 @@ def _by_turns(
     parts: list[dict[str, Any]] = [{path: jnp.zeros_like(weight) for path, weight in weights.items()} for _ in (0, 1)]
     for turn in range(2 * rounds):
         this, other = turn % 2, 1 - turn % 2
-        left = {path: weight - dense(parts[other][path]) for path, weight in weights.items()}
+        left = {
+            path: checked_result(path, weight, weight - dense(parts[other][path]), _DONE)
+            for path, weight in weights.items()
+        }
         made = flatten(transforms[this].init(replaced(params, left)))
         for path in weights:
             if not is_compressed(made[path]):

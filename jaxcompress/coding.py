@@ -15,6 +15,10 @@ from jaxcompress.numerics import entropy, positions
 
 DTYPES = ("bool", "int8", "uint8", "int16", "int32", "uint32", "float16", "bfloat16", "float32", "float64")
 
+MOST_AXES, MOST_ENTRIES = 64, 2**63  # of an array, as numpy has them
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
 
 class Stream(NamedTuple):
     """Holds one run of bytes: its role in the leaf (``mask``, ``codes``, ``values``), its coding, its data."""
@@ -53,10 +57,12 @@ class Coded(NamedTuple):
         return value
 
     def shape(self) -> tuple[int, ...]:
-        """Returns the declared shape after checking that it is one."""
+        """Returns the declared shape after checking that it is one: 64 axes at most, and fewer than 2**63 entries."""
         shape = self.attribute("shape", list)
-        if not all(type(n) is int and n >= 0 for n in shape):
-            raise ValueError(f"{self.kind} has the shape {shape!r}")
+        if len(shape) > MOST_AXES or not all(type(n) is int and 0 <= n < MOST_ENTRIES for n in shape):
+            raise ValueError(f"{self.kind} has the shape {str(shape[:8])[:80]}, of {len(shape)} axes")
+        if math.prod(n for n in shape if n) >= MOST_ENTRIES:  # also beside an axis of none, since arrays count so
+            raise ValueError(f"{self.kind} has the shape {shape!r}, of 2**63 entries or more")
         return tuple(shape)
 
     def size(self) -> int:
@@ -82,9 +88,9 @@ def columns(shape: tuple[int, ...]) -> int:
 
 def encode_array(array: jax.Array, kept: np.ndarray | None = None) -> Coded:
     """Stores an array as its raw little-endian bytes; with `kept` (bool, flat) only those entries."""
+    if str(array.dtype) not in DTYPES:  # before numpy looks at it, which knows no random keys
+        raise ValueError(f"an array of dtype {array.dtype} cannot be stored; allowed are {', '.join(DTYPES)}")
     values = np.asarray(array)
-    if values.dtype.name not in DTYPES:
-        raise ValueError(f"an array of dtype {values.dtype} cannot be stored; allowed are {', '.join(DTYPES)}")
     flat = values.reshape(-1) if kept is None else values.reshape(-1)[kept]
     attributes = {"dtype": values.dtype.name, "shape": list(values.shape)}
     return Coded("array", attributes, (Stream("values", "raw", flat.tobytes()),))
@@ -111,6 +117,24 @@ def decode_array(coded: Coded, kept: np.ndarray | None = None) -> jax.Array:
         whole[kept] = values
         values = whole
     return jnp.asarray(values.reshape(coded.shape()))
+
+
+def decode_scale(coded: Coded) -> jax.Array:
+    """Restores the scale of a leaf; raises ValueError unless it is float32, finite and positive."""
+    scale = decode_array(coded.part("scale"))
+    if scale.dtype != jnp.float32:
+        raise ValueError(f"a scale of {coded.kind} has dtype {scale.dtype}, not float32")
+    if not np.all(np.isfinite(scale)) or not np.all(np.asarray(scale) > 0):
+        raise ValueError(f"a scale of {coded.kind} is not finite and positive")
+    return scale
+
+
+def decode_dtype(coded: Coded) -> str:
+    """Returns the dtype that a leaf means; raises ValueError unless it is one of floating-point that JAX has here."""
+    name = coded.attribute("dtype", str)
+    if name not in FLOATS or jnp.dtype(name) != jax.dtypes.canonicalize_dtype(name):
+        raise ValueError(f"{coded.kind} of dtype {name!r} is not one this version reads; float64 needs jax_enable_x64")
+    return name
 
 
 def encode_mask(mask: np.ndarray) -> Stream:

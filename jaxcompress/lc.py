@@ -26,6 +26,7 @@ from jax import Array
 
 from jaxcompress.arrays import dense, is_compressed
 from jaxcompress.paths import Params, flatten, replaced
+from jaxcompress.weights import checked_weight
 
 Compression = Callable[[Params, float], Params]  # plain weights and the strength -> weights, some of them compressed
 
@@ -52,7 +53,7 @@ def direct(compression: Compression, params: Params) -> Constraint:
     chosen = [path for path, leaf in made.items() if is_compressed(leaf) and not is_compressed(given[path])]
     if not chosen:
         raise ValueError("the compression leaves every weight as it is; the LC algorithm needs some to compress")
-    weights = {path: given[path] for path in chosen}
+    weights = {path: checked_weight(path, given[path], "constrained") for path in chosen}
     zeros = {path: jnp.zeros_like(weight) for path, weight in weights.items()}
     return Constraint({path: dense(made[path]) for path in chosen}, weights, zeros, jnp.float32(0))
 

@@ -11,11 +11,11 @@ import numpy as np
 from jaxcompress import arrays
 from jaxcompress.coding import Coded, columns
 from jaxcompress.export import packed
+from jaxcompress.export.trees import packed_tree
 from jaxcompress.interpreters.cost import macs
 from jaxcompress.interpreters.memory import peak_memory
 from jaxcompress.numerics import entropy, positions
 from jaxcompress.paths import Params
-from jaxcompress.transform import pack
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Ledger:
         rows: list[tuple[str, ...]] = [("leaf", "kind", "weights", "nonzero", "dense B", "packed B", "x", "coding")]
         for entry in self.entries:
             codings = " ".join(name for name, size in entry.streams.items() if size)
-            rows.append((entry.path, entry.kind, *_counts(entry), codings))
+            rows.append((_printable(entry.path), entry.kind, *_counts(entry), codings))
         rows.append(("(prefix, header)", "", "", "", "", f"{self.overhead_bytes:,}", "", ""))
         rows.append(("total", "", *_counts(self), ""))
         if self.macs is not None:
@@ -108,9 +108,9 @@ def ledger(apply: Callable[..., Any] | None, params: Params, *example: Any) -> L
     as well, dense and as compressed; give an `example` of one input to read them per input. Bytes are those of the
     packed file, exactly.
     """
-    stored = pack(params)
-    coded = packed.encode(params)
-    size = len(packed.to_bytes(params))
+    stored = packed_tree(params)
+    coded = packed.encode(stored)
+    size = len(packed.written(coded))
     leaves = jax.tree.leaves(stored, is_leaf=arrays.is_compressed)  # in the order in which they are coded
     entries = tuple(_entry("/".join(path), leaf, code) for leaf, (path, code) in zip(leaves, coded, strict=True))
     overhead = packed.overhead(size, coded)
@@ -118,6 +118,11 @@ def ledger(apply: Callable[..., Any] | None, params: Params, *example: Any) -> L
         return Ledger(entries, overhead)
     counts = [count(apply, of, *example) for count in (macs, peak_memory) for of in (arrays.densify(stored), stored)]
     return Ledger(entries, overhead, *counts)
+
+
+def _printable(path: str) -> str:
+    """Escapes what would change the screen: a key may turn the direction of the text, and a ledger may be of any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in path)
 
 
 def _entry(path: str, leaf: Any, coded: Coded) -> Entry:

@@ -1,7 +1,8 @@
 """Names the leaves of a parameter tree and rewrites those that a pattern selects.
 
 The path of a leaf is its keys joined by ``/`` (``conv1/kernel``). Inside a compressed leaf the path goes on with the
-names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight. What is
+names of its fields (``conv1/kernel/u``), so that a pattern reaches into the factors of a factorized weight, but not
+into what no training moves: masks, codes and scales. What is
 left of a `Sliced` weight has the path of the whole; `Zeros`, of which nothing is left, are selected by no pattern.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import jax
 
-from jaxcompress.arrays import CompressedArray, Sliced, Zeros, is_compressed
+from jaxcompress.arrays import CompressedArray, Sliced, Zeros, data_fields, field_kinds, is_compressed
 
 Params = Any  # a pytree of arrays and CompressedArrays
 
@@ -35,7 +36,7 @@ def flatten(params: Params) -> dict[str, Any]:
 
 
 def names(params: Params) -> list[str]:
-    """Lists every path that a pattern may select: leaves, and the arrays inside compressed leaves."""
+    """Lists every path that a pattern may select: leaves, and the arrays inside compressed leaves that are trained."""
     found: list[str] = []
 
     def visit(path: str, leaf: Any) -> Any:
@@ -45,7 +46,7 @@ def names(params: Params) -> list[str]:
             return visit(path, leaf.weight)
         found.append(path)
         if isinstance(leaf, CompressedArray):
-            leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
+            _map_trained(leaf, lambda field, inner: visit(f"{path}/{field}", inner))
         return leaf
 
     for path, leaf in flatten(params).items():
@@ -58,9 +59,11 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
 
     `pattern` is a regular expression that must match the whole path (`re.fullmatch`). The outermost match wins: a leaf
     that was handed to `function` is not searched again for matches inside it. Of a `Sliced` leaf `function` gets what
-    is left, and what it makes of that stays inside.
+    is left, and what it makes of that stays inside. Fields that no training moves (masks, codes, scales) are not
+    searched.
 
-    Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths.
+    Raises ValueError if `pattern` is not a regular expression or matches nothing; the message lists the paths. Also
+    where `function` makes a compressed leaf inside another that takes an array alone, such as of centroids or steps.
     """
     selects = compiled(pattern)
     matched = False
@@ -75,7 +78,7 @@ def rewrite(params: Params, pattern: str, function: Callable[[str, Any], Any]) -
             matched = True
             return function(path, leaf)
         if isinstance(leaf, CompressedArray):
-            return leaf.map_arrays(lambda field, inner: visit(f"{path}/{field}", inner))
+            return _map_trained(leaf, lambda field, inner: _fitting(leaf, field, visit(f"{path}/{field}", inner), path))
         return leaf
 
     rewritten = jax.tree_util.tree_map_with_path(
@@ -125,6 +128,22 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def _map_trained(leaf: CompressedArray, function: Callable[[str, Any], Any]) -> CompressedArray:
+    """Replaces the data fields of a leaf as `map_arrays` does, but those that are fixed."""
+    fixed = data_fields(type(leaf))
+    return leaf.map_arrays(lambda field, inner: inner if fixed[field.partition("/")[0]] else function(field, inner))
+
+
+def _fitting(leaf: CompressedArray, field: str, part: Any, path: str) -> Any:
+    """Returns what is to stand in a field of a leaf; raises ValueError if it is compressed and the field takes none."""
+    kinds = field_kinds(type(leaf))[field.partition("/")[0]]
+    if isinstance(part, CompressedArray) and not isinstance(part, kinds):
+        raise ValueError(
+            f"{path}/{field} stands in a {type(leaf).__name__}, which takes no {type(part).__name__} there"
+        )
+    return part
 
 
 def _no_match(pattern: str, paths: list[str]) -> str:

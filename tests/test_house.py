@@ -17,6 +17,7 @@ ORDER = [
         "coding",
         "arrays",
         "paths",
+        "weights",
         "schedules",
         "transform",
         "invariants",

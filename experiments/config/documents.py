@@ -110,6 +110,8 @@ def _check_types(document: Any, source: str) -> None:
         if name is not None and name not in known:
             raise ValueError(f"{source}: unknown type {name!r}{did_you_mean(str(name), known)}; there are {known}")
         for key, value in document.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{source}: the key {key!r} is not text")
             _check_types(value, f"{source}: {key}")
     if isinstance(document, list):
         for value in document:

@@ -7,6 +7,7 @@ from jaxcompress.arrays.base import decode as decode
 from jaxcompress.arrays.base import dense as dense
 from jaxcompress.arrays.base import densify as densify
 from jaxcompress.arrays.base import encode as encode
+from jaxcompress.arrays.base import field_kinds as field_kinds
 from jaxcompress.arrays.base import is_compressed as is_compressed
 from jaxcompress.arrays.base import kinds as kinds
 from jaxcompress.arrays.base import pack as pack

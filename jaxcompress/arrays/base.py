@@ -2,7 +2,9 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+import functools
+import typing
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -156,6 +158,22 @@ def data_fields(cls: type) -> dict[str, bool]:
     return {f.name: f.metadata.get("fixed", False) for f in fields if not f.metadata.get("static")}
 
 
+@functools.cache
+def field_kinds(cls: type) -> dict[str, tuple[type, ...]]:
+    """Lists the data fields of a compressed class and the classes of leaves that each takes, by its annotation."""
+    hints = typing.get_type_hints(cls)
+    return {name: tuple(_classes(hints[name])) for name in data_fields(cls)}
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """Lists the classes of a union, or of the entries of a tuple."""
+    if typing.get_args(hint):
+        for inner in typing.get_args(hint):
+            yield from _classes(inner)
+    elif isinstance(hint, type):
+        yield hint
+
+
 def static_fields(cls: type) -> list[str]:
     """Lists the static fields of a compressed class."""
     return [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
@@ -195,6 +213,11 @@ def by_layer(setting: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def densify(params: Any) -> Any:
     """Replaces every compressed leaf of a tree by the array it means."""
     return jax.tree.map(dense, params, is_leaf=is_compressed)
+
+
+def dtype_name(dtype: Any) -> str:
+    """Returns the name of the dtype that JAX computes with: without jax_enable_x64 float64 is float32."""
+    return jax.dtypes.canonicalize_dtype(dtype).name
 
 
 def pack(leaf: Any) -> Any:

@@ -6,7 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcompress.arrays.base import CompressedArray, TrainingForm, by_layer, compressed, dense, fixed, stacked, static
+from jaxcompress.arrays.base import (
+    CompressedArray,
+    TrainingForm,
+    by_layer,
+    compressed,
+    dense,
+    dtype_name,
+    fixed,
+    stacked,
+    static,
+)
 from jaxcompress.arrays.clustered import Clustered
 from jaxcompress.arrays.masked import Masked
 from jaxcompress.arrays.quantized import Quantized
@@ -141,6 +151,7 @@ def kept(weight: Any) -> Array | None:
 
 
 def packed(integers: tuple[Array, Array, Array], bits: int, dtype: Any) -> Quantized:
-    """Returns the integers of a leaf of `dtype` in storage form."""
+    """Returns the integers of a leaf of `dtype` in storage form; a scale of zero, whose codes are all zero, is one."""
     codes, scale, zero_point = integers
-    return Quantized(codes, scale, zero_point.astype(jnp.int8), bits, jnp.dtype(dtype).name)
+    scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
+    return Quantized(codes, scale, zero_point.astype(jnp.int8), bits, dtype_name(dtype))

@@ -7,8 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcompress.arrays.base import CompressedArray, TrainingForm, compressed, dense, encode, fixed, stacked, static
-from jaxcompress.coding import Coded, decode_array, decode_codes, encode_codes
+from jaxcompress.arrays.base import (
+    CompressedArray,
+    TrainingForm,
+    compressed,
+    dense,
+    dtype_name,
+    encode,
+    fixed,
+    stacked,
+    static,
+)
+from jaxcompress.coding import Coded, decode_codes, decode_dtype, decode_scale, encode_codes
 from jaxcompress.numerics import float8
 from jaxcompress.numerics.affine import straight_through
 
@@ -40,7 +50,7 @@ class Float8(TrainingForm):
 
     def pack(self) -> "PackedFloat8":
         codes, scale = self._codes(dense(self.weight))
-        return PackedFloat8(codes, scale, self.format, jnp.dtype(self.dtype).name)
+        return PackedFloat8(codes, scale, self.format, dtype_name(self.dtype))
 
     def _codes(self, weight: Array) -> tuple[Array, Array]:
         weight = lax.stop_gradient(weight)
@@ -77,7 +87,7 @@ class PackedFloat8(CompressedArray):
         return replace(self, scale=jnp.broadcast_to(self.scale, (self.shape[0], *self.scale.shape[1:])))
 
     def pack(self) -> "PackedFloat8":
-        return self
+        return replace(self, owner="")
 
     def encode(self, kept: np.ndarray | None = None) -> Coded:
         attributes = {"shape": list(self.shape), "format": self.format, "dtype": self.dense_dtype}
@@ -86,13 +96,12 @@ class PackedFloat8(CompressedArray):
 
     @classmethod
     def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "PackedFloat8":
-        shape, scale = coded.shape(), decode_array(coded.part("scale"))
-        format, dtype = coded.attribute("format", str), coded.attribute("dtype", str)
-        if format not in float8.LAYOUTS or dtype not in ("float16", "bfloat16", "float32"):
-            raise ValueError(f"PackedFloat8 of format {format!r} and dtype {dtype!r} is not one this version reads")
-        fits = scale.dtype == jnp.float32 and scale.ndim == len(shape)
-        if not fits or not all(a in (1, n) for a, n in zip(scale.shape, shape, strict=True)):
-            raise ValueError(f"a scale of shape {scale.shape} and dtype {scale.dtype} does not fit {shape}")
+        shape, scale = coded.shape(), decode_scale(coded)
+        format, dtype = coded.attribute("format", str), decode_dtype(coded)
+        if format not in float8.LAYOUTS:
+            raise ValueError(f"PackedFloat8 of format {format!r} is not one this version reads")
+        if scale.ndim != len(shape) or not all(a in (1, n) for a, n in zip(scale.shape, shape, strict=True)):
+            raise ValueError(f"a scale of shape {scale.shape} does not fit {shape}")
         codes = decode_codes(coded, 256, coded.size())
         if np.any((codes & 0x7F) > float8.LAYOUTS[format].largest_code):
             raise ValueError(f"a pattern of {format} stands for no finite number")

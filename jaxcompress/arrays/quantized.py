@@ -12,12 +12,23 @@ from jaxcompress.arrays.base import (
     TrainingForm,
     compressed,
     dense,
+    dtype_name,
     encode,
     fixed,
     stacked,
     static,
 )
-from jaxcompress.coding import Coded, Stream, decode_array, decode_codes, decode_mask, encode_codes, encode_mask
+from jaxcompress.coding import (
+    Coded,
+    Stream,
+    decode_array,
+    decode_codes,
+    decode_dtype,
+    decode_mask,
+    decode_scale,
+    encode_codes,
+    encode_mask,
+)
 from jaxcompress.numerics import affine
 
 
@@ -54,8 +65,7 @@ class FakeQuantized(TrainingForm):
 
     def pack(self) -> "Quantized":
         codes, scale, zero_point = self.codes(None)
-        dtype = self.dtype.name if hasattr(self.dtype, "name") else str(self.dtype)
-        return Quantized(codes, scale, zero_point.astype(jnp.int8), int(self.bits), dtype)
+        return Quantized(codes, scale, zero_point.astype(jnp.int8), int(self.bits), dtype_name(self.dtype))
 
     def integers(self) -> tuple[Array, Array, Array]:
         return _spread(*self.codes(None))
@@ -135,7 +145,7 @@ class Quantized(CompressedArray):
         return replace(self, scale=every_layer(self.scale), zero_point=every_layer(self.zero_point))
 
     def pack(self) -> "Quantized":
-        return self
+        return replace(self, owner="")
 
     def integers(self) -> tuple[Array, Array, Array]:
         return _spread(self.codes, self.scale, self.zero_point.astype(jnp.float32))
@@ -156,22 +166,30 @@ class Quantized(CompressedArray):
 
     @classmethod
     def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "Quantized":
-        bits, shape, dtype = coded.attribute("bits", int), coded.shape(), coded.attribute("dtype", str)
-        if not 2 <= bits <= 8 or dtype not in ("float16", "bfloat16", "float32"):
-            raise ValueError(f"Quantized of {bits} bits and dtype {dtype!r} is not one this version reads")
-        scale = decode_array(coded.part("scale"))
+        bits, shape, dtype = coded.attribute("bits", int), coded.shape(), decode_dtype(coded)
+        if not 2 <= bits <= 8:
+            raise ValueError(f"Quantized of {bits} bits is not one this version reads")
+        scale = decode_scale(coded)
         given = "zero_point" in coded.parts
-        zero = decode_array(coded.part("zero_point")) if given else jnp.zeros(scale.shape, jnp.int8)
-        if scale.dtype != jnp.float32 or zero.dtype != jnp.int8 or not _spreads(scale.shape, zero.shape, shape):
-            raise ValueError(
-                f"scale {scale.shape} {scale.dtype} and zero point {zero.shape} {zero.dtype} do not fit {shape}"
-            )
-        codes = np.broadcast_to(np.asarray(affine.spread(zero, shape)), shape).reshape(-1).copy()
+        zero = decode_array(coded.part("zero_point")) if given else jnp.asarray(np.zeros(scale.shape, np.int8))
+        if zero.dtype != jnp.int8 or not _spreads(scale.shape, zero.shape, shape):
+            raise ValueError(f"scale {scale.shape} and zero point {zero.shape} {zero.dtype} do not fit {shape}")
+        offset = 2 ** (bits - 1)
+        if np.any(np.asarray(zero, np.int32) < -offset) or np.any(np.asarray(zero, np.int32) >= offset):
+            raise ValueError(f"a zero point of Quantized is no code of {bits} bits")
+        codes = _spread_codes(np.asarray(zero), shape)
         sparse = any(stream.role == "mask" for stream in coded.streams)
         places = decode_mask(coded) if sparse else np.ones(coded.size(), bool)
-        offset = 2 ** (bits - 1)
         codes[places] = decode_codes(coded, 2**bits, int(np.count_nonzero(places))).astype(np.int32) - offset
         return cls(jnp.asarray(codes.reshape(shape)), scale, zero, bits, dtype)
+
+
+def _spread_codes(zero: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the zero point of every entry, flat; in numpy, which compiles nothing for the shapes of a file."""
+    for axis, (runs, size) in enumerate(zip(zero.shape, shape, strict=True)):
+        if runs not in (1, size):
+            zero = np.repeat(zero, size // runs, axis=axis)
+    return np.broadcast_to(zero, shape).reshape(-1).copy()
 
 
 def _spread(codes: Array, scale: Array, zero_point: Array) -> tuple[Array, Array, Array]:

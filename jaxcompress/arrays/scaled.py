@@ -75,6 +75,8 @@ class Scaled(CompressedArray):
         fits = len(factor.shape) == len(weight.shape) and factor.dtype == jnp.float32
         if not fits or not all(a in (1, n) for a, n in zip(factor.shape, weight.shape, strict=True)):
             raise ValueError(f"a factor of shape {factor.shape} and dtype {factor.dtype} does not fit {weight.shape}")
+        if not np.all(np.isfinite(factor)):
+            raise ValueError("a factor is not finite")
         if not jnp.issubdtype(weight.dtype, jnp.floating) or weight.dtype == jnp.float64:
             raise ValueError(f"a weight of dtype {weight.dtype} has no factor in float32")
         return cls(weight, factor)

@@ -42,6 +42,6 @@ class Zeros(CompressedArray):
     @classmethod
     def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "Zeros":
         zero = decode(coded.part("zero"))
-        if isinstance(zero, CompressedArray) or np.any(np.asarray(zero)):
-            raise ValueError(f"weights that are gone are zero, not {zero}")
+        if isinstance(zero, CompressedArray) or any(np.asarray(zero).tobytes()):  # of a negative zero too
+            raise ValueError("weights that are gone are zero, and what is stored for them is not")
         return cls(zero, coded.shape())

@@ -30,7 +30,7 @@ def mean_magnitude(weight: Float[Array, "..."], axes: Axes, kept: Kept = None) -
     magnitude = jnp.abs(weight.astype(jnp.float32))
     kept = jnp.ones(weight.shape, bool) if kept is None else kept
     magnitude = jnp.where(kept, magnitude, 0.0)
-    unit = _power_of_two(jnp.max(magnitude, axis=axes, keepdims=True, initial=0.0))
+    unit = power_of_two(jnp.max(magnitude, axis=axes, keepdims=True, initial=0.0))
     return _tree_sum(magnitude / unit, axes) * _share(kept, axes) * unit
 
 
@@ -163,7 +163,7 @@ def _share(kept: Array, axes: Axes) -> Array:
     return reciprocal(jnp.maximum(count, 1.0))
 
 
-def _power_of_two(peak: Array) -> Array:
+def power_of_two(peak: Array) -> Array:
     """Returns the power of two at or below each normal `peak`, its bits without the mantissa; 1 for zero."""
     exponent = lax.bitcast_convert_type(peak, jnp.uint32) & jnp.uint32(0x7F800000)
     power = jnp.where(exponent > 0, lax.bitcast_convert_type(exponent, jnp.float32), 1.0)

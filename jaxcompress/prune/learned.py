@@ -11,11 +11,11 @@ from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation
 from jaxcompress.prune.masking import by_score, check_allocation, checked_sparsity, runs_of, top
 from jaxcompress.prune.patterns import Single, Structure
-from jaxcompress.prune.weights import check_prunable
 from jaxcompress.prune.wrapping import plainly_masked, zeroed
 from jaxcompress.schedules import Schedule, alternating
 from jaxcompress.transform import Transform, owned, owned_by_path, rewrite_owned
 from jaxcompress.transform import every as at_every
+from jaxcompress.weights import checked_weight
 
 
 def straight_through(
@@ -44,8 +44,8 @@ def straight_through(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
+        leaf = checked_weight(path, leaf, "pruned")
         structure.check(path, leaf.shape)
-        check_prunable(path, leaf)
         return StraightThrough(leaf, jnp.ones(leaf.shape, bool), jnp.float32(decay), owner)
 
     def score(leaf: StraightThrough) -> Array:
@@ -94,8 +94,8 @@ def movement(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
+        leaf = checked_weight(path, leaf, "pruned")
         structure.check(path, leaf.shape)
-        check_prunable(path, leaf)
         return Movement(leaf, jnp.zeros(leaf.shape), jnp.ones(leaf.shape, bool), owner)
 
     return _ranking(pattern, owner, wrap, lambda leaf: leaf.scores, schedule, allocation, structure, every)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.arrays import Masked, dense
+from jaxcompress.numerics.binary import power_of_two
 from jaxcompress.paths import rewrite
 from jaxcompress.prune.masking import by_score
 from jaxcompress.prune.wrapping import masked
@@ -56,8 +57,11 @@ def threshold(pattern: str, quality: float, *, name: str | None = None) -> Trans
         wrapped = masked(path, leaf, owner)
         if wrapped is leaf:
             return leaf
-        weight = jax.lax.stop_gradient(dense(leaf))
+        weight = jax.lax.stop_gradient(dense(wrapped.weight)).astype(jnp.float32)  # squares of half precision overflow
         in_use = leaf.mask if isinstance(leaf, Masked) else wrapped.mask
-        return replace(wrapped, mask=in_use & (jnp.abs(weight) >= quality * jnp.std(weight, where=in_use)))
+        unit = power_of_two(jnp.max(jnp.abs(weight)))  # and so do those of large weights
+        return replace(
+            wrapped, mask=in_use & (jnp.abs(weight / unit) >= quality * jnp.std(weight / unit, where=in_use))
+        )
 
     return Transform((owner,), lambda params: rewrite(params, pattern, cut), identity_update)

@@ -64,10 +64,11 @@ def by_score(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        structure.check(path, leaf.shape)
+        wrapped = masked(path, leaf, owner)
+        structure.check(path, wrapped.shape)
         if isinstance(score, Mapping):
-            _score_of(score, path, leaf.shape)
-        return masked(path, leaf, owner)
+            _score_of(score, path, wrapped.shape)
+        return wrapped
 
     def init(params: Params) -> Params:
         wrapped = rewrite(params, pattern, wrap)

@@ -1,34 +1,25 @@
 """The weights that a pattern selects, by path, and the loss as a function of them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays import dense
 from jaxcompress.paths import Params, rewrite, select
+from jaxcompress.weights import checked_weight
 
 Weights = dict[str, Array]  # path -> dense array
 Loss = Callable[[Params], Array]
 
 
-def check_prunable(path: str, leaf: Any) -> None:
-    """Raises ValueError, with the path, for a leaf that is not floating-point."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise ValueError(f"{path} of dtype {leaf.dtype} cannot be pruned; weights are floating-point")
-
-
 def weights_of(params: Params, pattern: str) -> Weights:
     """Returns the dense arrays of the leaves that match `pattern`, removed weights as zeros.
 
-    Raises ValueError for a pattern without a match and for leaves that are not floating-point.
+    Raises ValueError for a pattern without a match and for leaves that are not of weights, as `checked_weight` does.
     """
     leaves = select(params, pattern)
-    for path, leaf in leaves.items():
-        check_prunable(path, leaf)
-    return {path: jnp.asarray(dense(leaf)) for path, leaf in leaves.items()}
+    return {path: dense(checked_weight(path, leaf, "pruned")) for path, leaf in leaves.items()}
 
 
 def with_weights(params: Params, pattern: str, weights: Mapping[str, Array]) -> Params:

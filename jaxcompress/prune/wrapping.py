@@ -6,15 +6,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxcompress.arrays import Masked, dense, is_compressed
-from jaxcompress.prune.weights import check_prunable
 from jaxcompress.transform import owned
+from jaxcompress.weights import checked_weight
 
 
 def masked(path: str, leaf: Any, owner: str) -> Any:
     """Wraps a leaf in a full mask unless it carries one of this owner already."""
     if owned(leaf, owner):
         return leaf
-    check_prunable(path, leaf)
+    leaf = checked_weight(path, leaf, "pruned")
     return Masked(leaf, jnp.ones(leaf.shape, bool), owner)
 
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxcompress.arrays import Binary, CompressedArray, Masked, ScaledBinary, Ternary, TrainedTernary
+from jaxcompress.arrays import Binary, CompressedArray, Masked, ScaledBinary, Ternary, TrainedTernary, dense
 from jaxcompress.numerics import binary as numerics
 from jaxcompress.paths import Params, rewrite
-from jaxcompress.quantize.learned import finite_weight, reduced_axes
-from jaxcompress.transform import Transform, identity_update, owned, rewrite_owned
+from jaxcompress.quantize.learned import reduced_axes
+from jaxcompress.transform import Transform, identity_update, owned, owned_by_path, rewrite_owned
+from jaxcompress.weights import checked_result, checked_weight
 
 BinaryMethod = Literal["binaryconnect", "xnor"]
 TernaryMethod = Literal["twn", "ttq"]
@@ -49,15 +50,20 @@ def binary(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        finite_weight(path, leaf)
+        leaf = checked_weight(path, leaf, "quantized")
         if method == "xnor":
-            return ScaledBinary(leaf, reduced_axes(path, leaf, channel_axis), owner)
+            signs = ScaledBinary(leaf, reduced_axes(path, leaf, channel_axis), owner)
+            return checked_result(path, leaf, signs, "quantized")
         if not _clippable(leaf):
             raise ValueError(f"{path} is {type(leaf).__name__}; BinaryConnect clips plain or masked weights only")
         shape = leaf.shape if stochastic else (1,) * leaf.ndim
         return Binary(leaf, jnp.zeros(shape, jnp.float32), owner)
 
     def update(params: Params, step: Array | int, *, key: Array | None = None, **_: Any) -> Params:
+        for path, leaf in owned_by_path(params, owner).items():
+            if not _clippable(leaf.weight):  # a later transform reached into it
+                kind = type(leaf.weight).__name__
+                raise ValueError(f"{path}/weight is {kind}; BinaryConnect clips plain or masked weights only")
         clipped = rewrite_owned(params, owner, lambda leaf: replace(leaf, weight=_clipped(leaf.weight)))
         if not stochastic:
             return clipped
@@ -94,10 +100,12 @@ def ternary(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        weight, axes, cut = finite_weight(path, leaf), reduced_axes(path, leaf, None), jnp.float32(times)
+        leaf = checked_weight(path, leaf, "quantized")
+        axes, cut = reduced_axes(path, leaf, None), jnp.float32(times)
         if method == "twn":
-            return Ternary(leaf, cut, axes, owner)
-        return TrainedTernary(leaf, *numerics.ttq_levels(weight, cut, axes), cut, axes, owner)
+            return checked_result(path, leaf, Ternary(leaf, cut, axes, owner), "quantized")
+        levels = numerics.ttq_levels(dense(leaf), cut, axes)
+        return checked_result(path, leaf, TrainedTernary(leaf, *levels, cut, axes, owner), "quantized")
 
     return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)
 

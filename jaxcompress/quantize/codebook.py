@@ -13,6 +13,7 @@ from jaxcompress.arrays import Clustered, CompressedArray, Masked
 from jaxcompress.numerics import codebooks
 from jaxcompress.paths import Params, named_key, rewrite, select
 from jaxcompress.transform import Transform, identity_update, owned
+from jaxcompress.weights import checked_weight
 
 Scope = Literal["layer", "global"]
 
@@ -49,7 +50,7 @@ def codebook(
 
     def init(params: Params) -> Params:
         found = {path: leaf for path, leaf in select(params, pattern).items() if not owned(leaf, owner)}
-        weights = {path: _plain(path, leaf) for path, leaf in found.items()}
+        weights = {path: _plain(path, checked_weight(path, leaf, "shared")) for path, leaf in found.items()}
         together = [list(weights)] if scope == "global" and weights else [[path] for path in weights]
         leaves: dict[str, Clustered] = {}
         for paths in together:
@@ -94,8 +95,14 @@ def _shared(
 def _cluster(
     values: Array, kept: Array, clusters: int, initial: codebooks.Initial, key: Array | None
 ) -> tuple[Array, Array]:
-    start = codebooks.initial_centroids(values, kept, clusters, initial, key)
-    start = jnp.where(jnp.any(kept), start, jnp.zeros((), start.dtype))  # a wholly pruned array has nothing to share
-    centroids = codebooks.kmeans(values, kept, start)
+    # In float32, since sums and differences of half precision overflow, and in a unit in which those of float32 do not.
+    wide = jnp.where(kept, values, jnp.zeros_like(values)).astype(jnp.float32)
+    unit = jnp.where(jnp.max(jnp.abs(wide)) > 2.0**96, jnp.float32(2.0**40), jnp.float32(1))
+    wide = wide / unit
+    start = codebooks.initial_centroids(wide, kept, clusters, initial, key)
+    low, high = jnp.min(wide, where=kept, initial=jnp.inf), jnp.max(wide, where=kept, initial=-jnp.inf)
+    found = jnp.clip(codebooks.kmeans(wide, kept, start), low, high)  # a mean may be rounded beyond what it is of
+    found = jnp.where(jnp.any(kept), found, 0.0)  # a wholly pruned array has nothing to share
+    centroids = (found * unit).astype(values.dtype)
     # A removed entry means zero by its mask whatever its code; code 0 keeps equal leaves equal in every bit.
-    return jnp.where(kept, codebooks.assign(values, centroids), 0), centroids
+    return jnp.where(kept, codebooks.assign(wide, centroids.astype(jnp.float32) / unit), 0), centroids

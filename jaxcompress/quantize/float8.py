@@ -5,9 +5,10 @@ from typing import Any, get_args
 from jaxcompress.arrays import Float8
 from jaxcompress.numerics.float8 import Format
 from jaxcompress.paths import rewrite
-from jaxcompress.quantize.learned import finite_weight, reduced_axes
+from jaxcompress.quantize.learned import reduced_axes
 from jaxcompress.quantize.weights import Granularity
 from jaxcompress.transform import Transform, identity_update, owned
+from jaxcompress.weights import checked_result, checked_weight
 
 
 def float8(
@@ -39,8 +40,8 @@ def float8(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        finite_weight(path, leaf)
+        leaf = checked_weight(path, leaf, "quantized")
         axes = reduced_axes(path, leaf, channel_axis if granularity == "channel" else None)
-        return Float8(leaf, axes, format, scaled, owner)
+        return checked_result(path, leaf, Float8(leaf, axes, format, scaled, owner), "quantized")
 
     return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)

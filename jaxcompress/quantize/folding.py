@@ -13,9 +13,10 @@ from jaxcompress.arrays import FakeQuantized, Scaled, dense
 from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.numerics.binary import reciprocal
 from jaxcompress.paths import Params, did_you_mean, flatten, rewrite
-from jaxcompress.quantize.learned import finite_weight, reduced_axes
+from jaxcompress.quantize.learned import reduced_axes
 from jaxcompress.quantize.weights import Bits, Granularity, bits_at, initial_bits
 from jaxcompress.transform import Transform, owned, rewrite_owned
+from jaxcompress.weights import checked_weight
 
 Norm = str | Callable[[str], tuple[str | None, str]]
 
@@ -82,7 +83,7 @@ def folded(
         def wrap(path: str, leaf: Any) -> Any:
             if owned(leaf, owner):
                 return leaf
-            finite_weight(path, leaf)
+            leaf = checked_weight(path, leaf, "quantized")
             factor = factors(leaves, path, leaf)
             axes = reduced_axes(path, leaf, -1 if granularity == "channel" else None)
             rounded = FakeQuantized(Scaled(leaf, factor, owner), first, axes, True, owner)

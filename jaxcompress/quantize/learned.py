@@ -3,9 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
-from jax.core import Tracer
 
 from jaxcompress.arrays import DoReFa, LearnedStep, dense
 from jaxcompress.arrays.binary import kept
@@ -13,6 +10,7 @@ from jaxcompress.numerics import learned
 from jaxcompress.paths import rewrite
 from jaxcompress.quantize.weights import Granularity
 from jaxcompress.transform import Transform, identity_update, owned
+from jaxcompress.weights import checked_result, checked_weight
 
 
 def lsq(
@@ -43,10 +41,11 @@ def lsq(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        weight = finite_weight(path, leaf)
+        leaf = checked_weight(path, leaf, "quantized")
         axes = reduced_axes(path, leaf, channel_axis if granularity == "channel" else None)
-        step = learned.lsq_step(weight, bits, symmetric=symmetric, axes=axes, kept=kept(leaf))
-        return LearnedStep(leaf, step, jnp.int32(bits), leaf.size // max(1, step.size), symmetric, owner)
+        step = learned.lsq_step(dense(leaf), bits, symmetric=symmetric, axes=axes, kept=kept(leaf))
+        rounded = LearnedStep(leaf, step, jnp.int32(bits), leaf.size // max(1, step.size), symmetric, owner)
+        return checked_result(path, leaf, rounded, "quantized")
 
     return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)
 
@@ -68,22 +67,10 @@ def dorefa(pattern: str, bits: int, *, name: str | None = None) -> Transform:
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        finite_weight(path, leaf)
+        leaf = checked_weight(path, leaf, "quantized")
         return DoReFa(leaf, jnp.int32(bits), reduced_axes(path, leaf, None), owner)
 
     return Transform((owner,), lambda params: rewrite(params, pattern, wrap), identity_update)
-
-
-def finite_weight(path: str, leaf: Any) -> Array:
-    """Returns the dense weight of a leaf; raises ValueError, with its path, unless it is finite floating-point."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise ValueError(f"{path} of dtype {leaf.dtype} cannot be quantized; weights are floating-point")
-    weight = dense(leaf)
-    if not isinstance(weight, Tracer):  # in a traced init there is nothing to look at
-        bad = weight.size - int(np.count_nonzero(jnp.isfinite(weight)))
-        if bad:
-            raise ValueError(f"{path} holds {bad} entries that are not finite; quantized weights are finite")
-    return weight
 
 
 def reduced_axes(path: str, leaf: Any, channel_axis: int | None) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from jaxcompress.arrays import Dithered, FakeQuantized
 from jaxcompress.paths import Params, named_key, rewrite
 from jaxcompress.schedules import Schedule
 from jaxcompress.transform import Transform, identity_update, owned, rewrite_owned
+from jaxcompress.weights import checked_result, checked_weight
 
 Granularity = Literal["tensor", "channel"]  # as devices know it
 Bits = int | Array | Schedule
@@ -64,10 +65,9 @@ def weights(
     def wrap(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"{path} of dtype {leaf.dtype} cannot be quantized; weights are floating-point")
+        leaf = checked_weight(path, leaf, "quantized")
         axes = _shared_axes(path, leaf, granularity, channel_axis, runs)
-        rounded = FakeQuantized(leaf, first, axes, symmetric, owner, runs)
+        rounded = checked_result(path, leaf, FakeQuantized(leaf, first, axes, symmetric, owner, runs), "quantized")
         return Dithered(rounded, jnp.zeros(leaf.shape, jnp.float32), owner) if stochastic else rounded
 
     def update(params: Params, step: Array | int, *, key: Array | None = None, **_: Any) -> Params:

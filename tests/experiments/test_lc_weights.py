@@ -46,3 +46,11 @@ def test_other_tensors_and_sizes_are_refused():
     other = NUMBERS | {"output.compressible_1.weight": [1.0, 2.0]}
     with pytest.raises(ValueError, match="fc2 has 2 weights and 2 biases, not 2 x 2"):
         lc_weights.load(pickled(other), LIKE)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"text", pickled(NUMBERS)[:-9], pickled(NUMBERS)[:30] + b"\xff" * 40, gzip.compress(b"X")]
+)
+def test_what_is_no_gzipped_pickle_is_refused(raw):
+    with pytest.raises(ValueError):
+        lc_weights.load(raw, LIKE)

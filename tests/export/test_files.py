@@ -1,11 +1,16 @@
 """Files are written whole or not at all, on a disk that is really full."""
 
+import os
+import stat
 import subprocess
 import sys
 import textwrap
+import time
 
+import numpy as np
 import pytest
 
+from jaxcompress.export import save
 from jaxcompress.export.files import write_whole
 
 # A child process whose files may not exceed 64 kB: what a full disk does to a write.
@@ -63,3 +68,43 @@ def test_path_may_be_text_and_long(tmp_path, monkeypatch):
     write_whole("file", b"data")
     write_whole("x" * 220, b"data")
     assert (tmp_path / "file").read_bytes() == (tmp_path / ("x" * 220)).read_bytes() == b"data"
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask, mode", [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664), (0o000, 0o666)])
+def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path, umask, mask, mode):
+    umask(mask)
+    write_whole(tmp_path / "file", b"data")
+    save(tmp_path / "model.jcpk", {"a": np.ones(2, np.float32)})
+    assert mode_of(tmp_path / "file") == mode_of(tmp_path / "model.jcpk") == mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o755])
+def test_a_replaced_file_keeps_its_permissions(tmp_path, umask, mode):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    for mask in (0o077, 0o000):
+        umask(mask)
+        write_whole(path, b"new")
+        assert (mode_of(path), path.read_bytes()) == (mode, b"new")
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path):
+    for name in (".file[1].aa.partial", ".file[1].bb.partial", ".other.cc.partial"):
+        (tmp_path / name).write_bytes(b"half")
+    hours_ago = time.time() - 7200
+    for name in (".file[1].aa.partial", ".other.cc.partial"):
+        os.utime(tmp_path / name, (hours_ago, hours_ago))
+    write_whole(tmp_path / "file[1]", b"data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file[1].bb.partial", ".other.cc.partial", "file[1]"]

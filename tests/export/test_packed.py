@@ -3,6 +3,7 @@
 import gc
 import json
 import struct
+import time
 import tracemalloc
 import zlib
 
@@ -10,14 +11,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from flax.core import FrozenDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress import pack
-from jaxcompress.arrays import Clustered, LowRank, Masked, PackedFloat8, Quantized, Scaled
+from jaxcompress import pack, prune, quantize
+from jaxcompress.arrays import (
+    Clustered,
+    DoReFa,
+    FakeQuantized,
+    LearnedStep,
+    LowRank,
+    Masked,
+    PackedFloat8,
+    Quantized,
+    Scaled,
+    ScaledBinary,
+    Ternary,
+)
 from jaxcompress.export import load, save
-from jaxcompress.export.packed import DEFAULT_LIMIT, encode, from_bytes, overhead, to_bytes
+from jaxcompress.export.packed import default_limit, encode, from_bytes, overhead, to_bytes
 from jaxcompress.ledger import ledger
+from jaxcompress.paths import flatten
 from tests.arrays.test_contract import EVERY_LEAF, LEAVES, assert_same_leaf
 
 LIMIT = 2**20  # bytes of weights that hostile files may ask for here
@@ -181,6 +197,164 @@ def test_trees_that_are_not_nested_dicts_are_refused(params, tmp_path):
 def test_dtype_without_a_place_in_the_format_is_refused():
     with pytest.raises(ValueError, match="complex64 cannot be stored"):
         to_bytes({"a": jnp.ones(2, jnp.complex64)})
+
+
+@pytest.mark.parametrize(
+    "leaf, told",
+    [
+        (np.arange(3) + 2**40, "a/b of dtype int64 holds values that int32 does not"),
+        (np.float64([0.1]), "a/b of dtype float64 holds values that float32 does not"),
+        (np.float64([1e300]), "a/b of dtype float64 holds values that float32 does not"),
+        (np.uint64([2**63]), "a/b of dtype uint64"),
+        (0.1, "a/b of dtype float64 holds values that float32 does not"),
+        (2**40, "a/b: a int is no array of numbers"),
+        ("text", "a/b: a str is no array of numbers"),
+        (np.array([None]), "a/b: a ndarray is no array of numbers"),
+        (jax.random.key(0), r"a/b: an array of dtype key<fry> cannot be stored; allowed are bool"),
+        (jnp.ones(2, jnp.float8_e4m3fn), "a/b: an array of dtype float8_e4m3fn cannot be stored"),
+        (FakeQuantized(np.float64([[0.1]]), jnp.int32(4), (-2, -1)), "a/b/weight of dtype float64 holds values"),
+        (jnp.ones((2, 2)).astype(jnp.complex64), "a/b: an array of dtype complex64 cannot be stored"),
+    ],
+)
+def test_what_would_not_be_restored_is_refused_by_its_path(leaf, told, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        save(tmp_path / "model.jcpk", {"a": {"b": leaf}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_the_narrower_type_holds_are_stored_in_it():
+    tree = {"a": np.arange(3), "b": np.float64([0.5, -0.0, np.nan]), "c": np.int64(7), "d": True}
+    restored = from_bytes(to_bytes(tree))
+    assert [str(leaf.dtype) for leaf in restored.values()] == ["int32", "float32", "int32", "bool"]
+    for name, leaf in tree.items():
+        np.testing.assert_array_equal(restored[name], leaf)
+
+
+def test_wide_numbers_are_stored_whole_where_jax_has_them(tmp_path):
+    with jax.enable_x64(True):
+        params = {"a": jnp.float64([0.1]), "q": FakeQuantized(jnp.ones((2, 2)) / 3, jnp.int32(4), (-2, -1))}
+        assert params["q"].dtype == jnp.float64
+        save(tmp_path / "model.jcpk", params)
+        assert_same_tree(load(tmp_path / "model.jcpk"), pack(params))
+    with pytest.raises(ValueError, match="a: .*float64 array can only be read with jax_enable_x64"):
+        load(tmp_path / "model.jcpk")
+
+
+TRANSFORMS = {
+    "weights": lambda: quantize.weights("k", 4),
+    "groups": lambda: quantize.weights("k", 4, granularity="group", group=2, symmetric=False),
+    "codebook": lambda: quantize.codebook("k", 2),
+    "binary": lambda: quantize.binary("k"),
+    "xnor": lambda: quantize.binary("k", "xnor"),
+    "twn": lambda: quantize.ternary("k"),
+    "ttq": lambda: quantize.ternary("k", "ttq"),
+    "float8": lambda: quantize.float8("k"),
+    "lsq": lambda: quantize.lsq("k", 4),
+    "dorefa": lambda: quantize.dorefa("k", 4),
+    "magnitude": lambda: prune.magnitude("k", 0.5),
+    "threshold": lambda: prune.threshold("k", 0.5),
+    "movement": lambda: prune.movement("k", 0.5),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_what_a_transform_makes_of_a_float64_array_is_read_as_it_was_saved(name, tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(8, 8))
+    params = TRANSFORMS[name]().init({"k": kernel})
+    save(tmp_path / "model.jcpk", params)
+    restored = load(tmp_path / "model.jcpk")
+    assert restored["k"].dtype == jnp.float32
+    assert_same_tree(restored, pack(TRANSFORMS[name]().init({"k": jnp.asarray(kernel)})))
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        ScaledBinary(jnp.zeros((2, 3)), (-2,)),
+        Ternary(jnp.zeros((2, 3)), jnp.float32(0.7), (-2, -1)),
+        DoReFa(jnp.zeros((2, 3)), jnp.int32(1), (-2, -1)),
+    ],
+)
+def test_all_zero_weights_have_a_scale_that_is_read(leaf, tmp_path):
+    save(tmp_path / "model.jcpk", {"k": leaf})
+    assert not load(tmp_path / "model.jcpk")["k"].dense().any()
+
+
+def test_a_leaf_that_training_broke_is_refused_by_save_as_by_load(tmp_path):
+    step = LearnedStep(jnp.ones((2, 2)), jnp.full((1, 1), jnp.inf), jnp.int32(4), 4)
+    with pytest.raises(ValueError, match="a/k: a scale of Quantized is not finite and positive"):
+        save(tmp_path / "model.jcpk", {"a": {"k": step}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_nnx_state_is_saved_by_the_paths_of_its_variables(tmp_path):
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(4, 3, rngs=rngs), nnx.Linear(3, 2, use_bias=False, rngs=rngs)])
+            self.norm = nnx.BatchNorm(3, rngs=rngs)
+
+    model = Model(nnx.Rngs(0))
+    state = nnx.state(model)
+    save(tmp_path / "model.jcpk", state)
+    restored = load(tmp_path / "model.jcpk")
+    assert list(flatten(restored)) == [
+        *("layers/0/bias", "layers/0/kernel", "layers/1/kernel"),
+        *("norm/bias", "norm/mean", "norm/scale", "norm/var"),
+    ]
+    assert_same_leaf(restored["layers"]["1"]["kernel"], model.layers[1].kernel[...])
+    assert ledger(None, state).packed_bytes == (tmp_path / "model.jcpk").stat().st_size
+    # An optimiser of NNX and its kin take it back by these paths.
+    again = nnx.state(Model(nnx.Rngs(1)))
+    nnx.replace_by_pure_dict(again, restored)
+    assert_same_leaf(again["layers"][0]["kernel"][...], model.layers[0].kernel[...])
+
+
+def test_a_compressed_nnx_state_is_saved_as_a_dict_is(tmp_path):
+    _, params, _ = nnx.split(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    pruned = prune.magnitude("kernel.*", 0.5).init(params)
+    save(tmp_path / "state.jcpk", pruned)
+    plain = prune.magnitude("kernel", 0.5).init(nnx.to_pure_dict(params))
+    assert (tmp_path / "state.jcpk").read_bytes() == to_bytes(plain)
+
+
+def test_ten_layers_of_a_list_keep_their_numbers():
+    state = nnx.State({"layers": {i: nnx.Param(jnp.full(1, i)) for i in range(12)}})
+    restored = from_bytes(to_bytes(state))["layers"]
+    assert {int(key): int(leaf[0]) for key, leaf in restored.items()} == {i: i for i in range(12)}
+
+
+def test_two_keys_of_one_text_are_refused():
+    with pytest.raises(ValueError, match="a/1: two keys of a mapping are the same text"):
+        to_bytes(FrozenDict({"a": FrozenDict({1: jnp.ones(1), "1": jnp.ones(2)})}))
+
+
+@pytest.mark.parametrize("key", ["a\x1b[2J", "a\nb", "\ud800", "\x00", "a\u2028b", "\x9b"])
+def test_keys_that_would_change_the_screen_are_refused_by_both(key):
+    with pytest.raises(ValueError, match="holds a control character or half of a surrogate pair"):
+        to_bytes({"layer": {key: jnp.ones(1)}})
+    with pytest.raises(ValueError, match="holds a control character or half of a surrogate pair"):
+        from_bytes(file_of([[["layer", key], array([1])]], bytes(4)))
+
+
+def test_paths_of_64_keys_are_the_longest():
+    def nested(depth):
+        return {"a": nested(depth - 1)} if depth else jnp.ones(1)
+
+    assert_same_tree(from_bytes(to_bytes(nested(64))), nested(64))
+    for depth in (65, 1000):
+        with pytest.raises(ValueError, match="has more than 64 keys"):
+            to_bytes(nested(depth)) if depth < 900 else to_bytes(deep(depth))
+        with pytest.raises(ValueError, match="has more than 64 keys"):
+            from_bytes(file_of([[["a"] * depth, array([1])]], bytes(4)))
+
+
+def deep(depth):
+    tree = leaf = {}
+    for _ in range(depth):
+        leaf["a"] = {}
+        leaf = leaf["a"]
+    leaf["w"] = np.ones(2, np.float32)
+    return tree
 
 
 # What is not a packed file.
@@ -387,6 +561,93 @@ def test_deep_path_raises_value_errors_alone(depth):
     assert escaping(file_of([[["a"] * depth, array([1])]], bytes(4))) is None
 
 
+HUGE = int("7" * 4200)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [[2**63], [2**63, 0], [0, 2**70], [2**32, 2**32], [2**32, 2**32, 0], [1] * 65, [HUGE] * 900],
+    ids=lambda shape: str(shape)[:30],
+)
+def test_shapes_that_no_array_has_are_refused_at_once(shape):
+    for leaf in (
+        array(shape, size=0),
+        ["Clustered", {"shape": shape}, [["codes", "fixed", 0]], {"centroids": array([1], size=0)}],
+        ["Masked", {"shape": shape}, [["mask", "full", 0]], {"weight": array([1], size=0)}],
+        ["Zeros", {"shape": shape}, [], {"zero": array([], size=0)}],
+        ["Quantized", {"shape": shape, "bits": 4, "dtype": "float32"}, [["codes", "fixed", 0]], {}],
+        ["Sliced", {"shape": shape, "fill": 0.0}, [["keep0", "full", 0]], {"weight": array([1], size=0)}],
+    ):
+        data = file_of([[["a"], leaf]])
+        start = time.process_time()
+        with pytest.raises(ValueError, match="has the shape|above the limit"):
+            from_bytes(data)
+        assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -1.0, 0.0, -0.0])
+def test_scales_that_are_not_finite_and_positive_are_refused(scale):
+    body = np.float32(scale).tobytes()
+    quantized = ["Quantized", {"shape": [2], "bits": 4, "dtype": "float32"}, [["codes", "fixed", 1]], {}]
+    float8 = ["PackedFloat8", {"shape": [2], "format": "e4m3", "dtype": "float32"}, [["codes", "fixed", 2]], {}]
+    for leaf, codes in ((quantized, b"\x88"), (float8, b"\1\1")):
+        leaf[3]["scale"] = array([1])
+        from_bytes(file_of([[["a"], leaf]], codes + np.float32(1.5).tobytes()))
+        with pytest.raises(ValueError, match="a: a scale of .* is not finite and positive"):
+            from_bytes(file_of([[["a"], leaf]], codes + body))
+    scaled = ["Scaled", {}, [], {"weight": array([1]), "factor": array([1])}]
+    if not np.isfinite(scale):
+        with pytest.raises(ValueError, match="a: a factor is not finite"):
+            from_bytes(file_of([[["a"], scaled]], bytes(4) + body))
+
+
+def test_a_negative_zero_is_not_what_is_gone():
+    zeros = ["Zeros", {"shape": [3]}, [], {"zero": array([])}]
+    from_bytes(file_of([[["a"], zeros]], np.float32(0.0).tobytes()))
+    with pytest.raises(ValueError, match="weights that are gone are zero"):
+        from_bytes(file_of([[["a"], zeros]], np.float32(-0.0).tobytes()))
+
+
+@pytest.mark.parametrize(
+    "text", [b'[[["a"],["array",{"dtype":"int8","dtype":"bool","shape":[]},[],{}]]]', b'[{"a":1,"a":1}]']
+)
+def test_keys_that_are_given_twice_are_refused(text):
+    with pytest.raises(ValueError, match="gives one twice"):
+        from_bytes(file_of(text))
+
+
+@pytest.mark.parametrize("word", [b"NaN", b"Infinity", b"-Infinity"])
+def test_numbers_that_json_does_not_know_are_refused(word):
+    with pytest.raises(ValueError, match="is no number of JSON"):
+        from_bytes(file_of(b"[" + word + b"]"))
+
+
+def test_what_a_file_may_ask_for_follows_from_its_size():
+    assert default_limit(0) == default_limit(2**16) == 2**26 and default_limit(2**20) == 2**30
+    single = ["Clustered", {"shape": [2**24 + 1]}, [["codes", "fixed", 0]], {"centroids": array([1])}]
+    small = file_of([[["a"], single]], bytes(4))
+    with pytest.raises(ValueError, match="a: the weights need 67108872 bytes or more, above the limit of 67108864"):
+        from_bytes(small)
+    assert from_bytes(small, limit=2**27)["a"].size == 2**24 + 1
+    noise = np.random.default_rng(0).bytes(2**17)
+    large = file_of([[["a"], single], [["b"], array([len(noise)], "uint8", len(noise))]], bytes(4) + noise)
+    assert from_bytes(large)["a"].size == 2**24 + 1
+
+
+def test_the_entries_that_a_slice_keeps_count_as_memory():
+    size = 2**15
+    sliced = [
+        "Sliced",
+        {"shape": [size], "fill": 0.0},
+        [["keep0", "bitmask", size // 8]],
+        {"weight": array([size - 8])},
+    ]
+    data = file_of([[["a"], sliced]], b"\xff" * (size // 8 - 1) + b"\0" + bytes(4 * (size - 8)))
+    with pytest.raises(ValueError, match="above the limit"):
+        from_bytes(data, limit=12 * size)
+    assert from_bytes(data, limit=48 * size)["a"].size == size
+
+
 MASKED = ["Masked", {"shape": [2**40]}, [["mask", "full", 0]], {"weight": array([2**40], size=0)}]
 SINGLE = ["Clustered", {"shape": [2**40]}, [["codes", "fixed", 0]], {"centroids": array([1])}]
 QUANTIZED = [
@@ -407,7 +668,7 @@ QUANTIZED = [
         (["LowRank", {"inputs": 1, "outputs": 1}, [], {"u": SINGLE, "v": SINGLE}], bytes(8)),
     ],
 )
-@pytest.mark.parametrize("limit", [LIMIT, DEFAULT_LIMIT])
+@pytest.mark.parametrize("limit", [LIMIT, None])
 def test_huge_shapes_in_codings_of_no_bits_are_refused_within_bounded_memory(leaf, body, limit):
     assert peak_of(file_of([[["a"], leaf]], body), limit) < 2**20
 

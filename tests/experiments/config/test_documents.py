@@ -355,6 +355,13 @@ def test_yaml_that_is_no_table_is_refused_with_the_file(tmp_path, text):
     refused(written(tmp_path, text), r"table\.yaml")
 
 
+@pytest.mark.parametrize(
+    "text, key", [("?", "None"), ("a: {? : 1}", "None"), ("1: 2", "1"), ("rows:\n- true: 1", "True")]
+)
+def test_keys_that_are_not_text_are_refused_with_the_file(tmp_path, text, key):
+    refused(written(tmp_path, text), rf"table\.yaml.*: the key {key} is not text")
+
+
 def test_file_that_is_not_text_is_refused_with_the_file(tmp_path):
     path = tmp_path / "table.yaml"
     path.write_bytes(b"\xff\xfe\x00\x81")
