@@ -95,13 +95,13 @@ class TensorRing(Factored):
 
     @classmethod
     def of(cls, parts: dict[str, Any], coded: Coded) -> Self:
-        groups = [
+        window, inputs, outputs = (
             tuple(parts[name] for name in (f"{group}/{i}" for i in range(len(parts))) if name in parts)
             for group in _GROUPS
-        ]
-        if sum(map(len, groups)) != len(parts) or not groups[1] or not groups[2]:
+        )
+        if len(window) + len(inputs) + len(outputs) != len(parts) or not inputs or not outputs:
             raise ValueError(f"a {cls.__name__} has the parts inputs/0, …, outputs/0, …, not {', '.join(parts)}")
-        return cls(*groups)
+        return cls(window, inputs, outputs)
 
 
 def _chain(cores: Any) -> Array:

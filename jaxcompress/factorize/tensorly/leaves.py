@@ -41,7 +41,7 @@ def to_leaf(
     leaf = _FORMS[read_tensor.kind](read_tensor, whole)
     if leaf is None or leaf.shape != whole:
         raise ValueError(f"a {read_tensor.kind} tensor of modes {sizes} is no kernel of shape {whole}")
-    return replace(leaf, owner=owner)
+    return replace(leaf, owner=owner)  # pyright: ignore (a final dataclass)
 
 
 def _matrix(tensor: Tensor) -> tuple[int, ...] | None:
@@ -119,7 +119,7 @@ def _tucker(tensor: Tensor, shape: Sequence[int] | None, modes: Sequence[int] | 
         raise ValueError(f"factors of shapes {shapes} do not fit modes {tuple(chosen)} of a core {tensor.core.shape}")
     if shape is not None and sizes != tuple(shape):
         raise ValueError(f"a Tucker tensor of modes {sizes} is no kernel of shape {tuple(shape)}")
-    return replace(_of_core(tensor.core, factors), owner=owner)
+    return replace(_of_core(tensor.core, factors), owner=owner)  # pyright: ignore (a final dataclass)
 
 
 def _of_core(core: np.ndarray, factors: dict[int, np.ndarray]) -> CompressedArray:
