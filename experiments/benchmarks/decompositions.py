@@ -34,7 +34,8 @@ def decompositions(effort: Effort) -> list[Row]:
     `difference` is by how much more of the array ours misses, as a share of its norm; below zero it misses less.
     """
     problems = [make(shape, effort.rank) for shape in effort.matrices for make in (_svd, _randomized)]
-    problems += [make(effort.kernel, effort.rank) for make in (_tucker, _cp, _train)]
+    problems += [make(effort.kernel, effort.rank) for make in (_tucker2, _tucker, _cp, _train)]
+    problems += [_train_matrix(shape, effort.rank) for shape in effort.matrices]
     return [row for problem in problems for row in _race(problem, effort)]
 
 
@@ -105,7 +106,7 @@ def _product(found: Any) -> np.ndarray:
     return u * s @ v
 
 
-def _tucker(shape: tuple[int, ...], rank: int) -> Problem:
+def _tucker2(shape: tuple[int, ...], rank: int) -> Problem:
     from tensorly.decomposition import partial_tucker  # pyright: ignore[reportMissingImports]
     from tensorly.tenalg import multi_mode_dot  # pyright: ignore
 
@@ -115,6 +116,18 @@ def _tucker(shape: tuple[int, ...], rank: int) -> Problem:
     theirs = partial(partial_tucker, rank=[rank, rank], modes=[2, 3], n_iter_max=2)
     rebuilt = lambda found: multi_mode_dot(*found[0], modes=[2, 3])
     return Problem(f"Tucker-2 of {_size(shape)}", array, ours, whole, theirs, rebuilt)
+
+
+def _tucker(shape: tuple[int, ...], rank: int) -> Problem:
+    import tensorly  # pyright: ignore[reportMissingImports]
+    from tensorly.decomposition import tucker as their_tucker  # pyright: ignore[reportMissingImports]
+
+    array = _array(*shape)
+    ranks = tuple(min(rank, size) for size in shape)
+    ours = partial(tucker.tucker, jnp.asarray(array), tuple(range(len(shape))), ranks, 2)
+    whole = lambda found: jnp.einsum("abcd,ha,wb,ic,od->hwio", found[0], *found[1])
+    theirs = partial(their_tucker, rank=list(ranks), n_iter_max=2, tol=0)
+    return Problem(f"Tucker of {_size(shape)}", array, ours, whole, theirs, tensorly.tucker_to_tensor)
 
 
 def _cp(shape: tuple[int, ...], rank: int) -> Problem:
@@ -144,3 +157,31 @@ def _train(shape: tuple[int, ...], rank: int) -> Problem:
         theirs,
         tensorly.tt_to_tensor,
     )
+
+
+def _train_matrix(shape: tuple[int, int], rank: int) -> Problem:
+    from tensorly.decomposition import tensor_train_matrix  # pyright: ignore[reportMissingImports]
+    from tensorly.tt_matrix import tt_matrix_to_tensor  # pyright: ignore
+
+    rows, columns = (_modes(size) for size in shape)
+    array = _array(*shape).reshape(*rows, *columns)
+    pairs = [i * o for i, o in zip(rows, columns, strict=True)]
+    number = min(rank, *pairs)
+    compiled = jax.jit(lambda x: tensor_train(x.transpose(0, 2, 1, 3).reshape(pairs), lambda *_: number))
+    cores = lambda found: [
+        core.reshape(core.shape[0], i, o, -1) for core, i, o in zip(found, rows, columns, strict=True)
+    ]
+    return Problem(
+        f"TT-matrix of {_size(shape)}",
+        array,
+        partial(compiled, jnp.asarray(array)),
+        lambda found: jnp.einsum("aijb,bklc->ikjl", *cores(found)),
+        partial(tensor_train_matrix, rank=[1, number, 1]),
+        tt_matrix_to_tensor,
+    )
+
+
+def _modes(size: int) -> tuple[int, int]:
+    """Returns the two numbers nearest to each other that multiply to a size, the smaller first."""
+    smaller = next(n for n in range(int(size**0.5), 0, -1) if size % n == 0)
+    return smaller, size // smaller

@@ -25,7 +25,7 @@ def factorize(effort: Effort) -> Report:
     if peer.installed("tensorly"):
         rows += decompositions(effort)
     else:
-        notes.append("tensorly is not installed and left out; pip install 'jaxcompress[dev]'")
+        notes.append("tensorly is not installed and left out; pip install 'jaxcompress[tensorly]'")
     if peer.installed("tensorflow"):
         found = [file for name in MODELS for file in _in_litert(name, effort)]
     else:

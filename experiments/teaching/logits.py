@@ -14,8 +14,9 @@ def of_logits(spec: config.Knowledge, batch: Batch) -> Array:
         case config.KD():
             return distill.kd(student, teacher, spec.temperature)
         case config.DKD():
-            weights = {"alpha": spec.alpha, "beta": spec.beta}
-            return distill.dkd(student, teacher, batch.labels, temperature=spec.temperature, **weights)
+            return distill.dkd(
+                student, teacher, batch.labels, temperature=spec.temperature, alpha=spec.alpha, beta=spec.beta
+            )
         case config.DIST():
             return distill.dist(student, teacher, temperature=spec.temperature, inter=spec.inter, intra=spec.intra)
         case config.NKD():
@@ -23,7 +24,6 @@ def of_logits(spec: config.Knowledge, batch: Batch) -> Array:
         case config.StandardizedKD():
             return distill.kd(distill.standardized(student), distill.standardized(teacher), spec.temperature)
         case config.TeacherFree():
-            options = {"correct": spec.correct, "temperature": spec.temperature}
-            return distill.teacher_free(student, batch.labels, **options)
+            return distill.teacher_free(student, batch.labels, correct=spec.correct, temperature=spec.temperature)
         case _:
             raise AssertionError(spec)

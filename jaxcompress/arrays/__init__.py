@@ -38,6 +38,7 @@ from jaxcompress.arrays.spatial import SpatialLowRank as SpatialLowRank
 from jaxcompress.arrays.straight_through import Movement as Movement
 from jaxcompress.arrays.straight_through import StraightThrough as StraightThrough
 from jaxcompress.arrays.summed import Summed as Summed
+from jaxcompress.arrays.tensor_ring import TensorRing as TensorRing
 from jaxcompress.arrays.tensor_train import TensorTrain as TensorTrain
 from jaxcompress.arrays.tucker import Tucker as Tucker
 from jaxcompress.arrays.tucker import Tucker2 as Tucker2

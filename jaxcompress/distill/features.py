@@ -66,7 +66,7 @@ def fsp(student: tuple[Maps, Maps], teacher: tuple[Maps, Maps], *, where: Where 
     channels of the two, averaged over the places of the smaller. The loss is the mean over the matrix. Raises
     ValueError for features that are no maps, and for flows of other numbers of channels.
     """
-    ours, theirs = _flow(*student, where), _flow(*lax.stop_gradient(tuple(teacher)), where)
+    ours, theirs = _flow(student, where), _flow(lax.stop_gradient(teacher), where)
     check_same_shape(ours, theirs, "flows", "; each pair must have the channels of the other's")
     return zeroed(where, _mean(jnp.square(ours - theirs)))
 
@@ -197,9 +197,9 @@ def _pair(student: Features, teacher: Features, where: Where, remedy: str = _REG
     return student, teacher
 
 
-def _flow(front: Maps, behind: Maps, where: Where) -> Float[Array, "batch channels channels2"]:
-    _check_maps_of_batch(front, behind)
-    front, behind = common_size(*unpadded(where, front, behind))
+def _flow(maps: tuple[Maps, Maps], where: Where) -> Float[Array, "batch channels channels2"]:
+    _check_maps_of_batch(*maps)
+    front, behind = common_size(*unpadded(where, *maps))
     return jnp.einsum("bhwi,bhwj->bij", front, behind) / (front.shape[1] * front.shape[2])
 
 

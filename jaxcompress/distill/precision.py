@@ -21,7 +21,7 @@ def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(loss)
     def widening(*args: P.args, **kwargs: P.kwargs) -> R:
-        return loss(*widened(args), **widened(kwargs))
+        return loss(*widened(args), **widened(kwargs))  # pyright: ignore[reportCallIssue]
 
     return widening
 

@@ -1,5 +1,6 @@
 """Factorization: transforms that replace a kernel by thin factors, and rules that choose their ranks."""
 
+from jaxcompress.factorize import tensorly as tensorly
 from jaxcompress.factorize.cp import Unsound as Unsound
 from jaxcompress.factorize.cp import cp as cp
 from jaxcompress.factorize.factoring import Declined as Declined
@@ -19,5 +20,6 @@ from jaxcompress.factorize.regularizers import nuclear_norm as nuclear_norm
 from jaxcompress.factorize.regularizers import orthogonality as orthogonality
 from jaxcompress.factorize.svd import svd as svd
 from jaxcompress.factorize.tensor_train import tensor_train as tensor_train
+from jaxcompress.factorize.tensorly import by as by
 from jaxcompress.factorize.tucker import tucker as tucker
 from jaxcompress.factorize.tucker import tucker2 as tucker2

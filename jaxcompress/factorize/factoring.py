@@ -20,8 +20,10 @@ class Declined(UserWarning):
     """Says that a kernel stays as it is, because its factors would hold more weights."""
 
 
-def factorization(pattern: str, owner: str, form: Form, kind: type[CompressedArray], *, always: bool) -> Transform:
-    """Replaces the matched kernels by what `form` makes of them, leaves of a `kind`, once, at `init`.
+def factorization(
+    pattern: str, owner: str, form: Form, kind: type[CompressedArray] | None, *, always: bool
+) -> Transform:
+    """Replaces the matched kernels by what `form` makes of them, leaves of a `kind` or any, once, at `init`.
 
     Factors that hold more weights than the kernel are declined, by a `Declined` warning, unless `always`. From
     `init`: ValueError for leaves that are compressed already, are no kernel, or not finite; TypeError if it is traced.
@@ -50,9 +52,9 @@ def weights_held(leaf: CompressedArray) -> int:
     return sum(part.size for part in jax.tree.leaves(leaf))
 
 
-def _check(path: str, leaf: Any, kind: type[CompressedArray]) -> None:
+def _check(path: str, leaf: Any, kind: type[CompressedArray] | None) -> None:
     if isinstance(leaf, CompressedArray):
-        factors = " and ".join(f"{path}/{name}" for name in data_fields(kind))
+        factors = " and ".join(f"{path}/{name}" for name in data_fields(kind)) if kind else "its factors"
         raise ValueError(f"{path} is already {type(leaf).__name__}; factorize first, then mask or quantize {factors}")
     if isinstance(leaf, Tracer):
         raise TypeError(f"{path} is traced; factorize outside jit, since the rank decides shapes")

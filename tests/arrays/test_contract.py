@@ -27,6 +27,7 @@ from jaxcompress.arrays import (
     SpatialLowRank,
     StraightThrough,
     Summed,
+    TensorRing,
     TensorTrain,
     Ternary,
     TrainedTernary,
@@ -132,6 +133,13 @@ LEAVES = {
     "tensor_train": lambda: TensorTrain((weight(1, (1, 2, 5, 3)), weight(2, (3, 3, 1, 1))), (), "t"),
     "tensor_train_conv": lambda: TensorTrain(
         (fake(weight(1, (3, 2, 5, 2))), weight(2, (2, 3, 1, 1))), (weight(3, (3, 2, 3)),), "t"
+    ),
+    "tensor_ring": lambda: TensorRing((), (weight(1, (2, 6, 3)),), (weight(2, (3, 5, 2)),), "r"),
+    "tensor_ring_of_modes": lambda: TensorRing(
+        (), (fake(weight(1, (2, 2, 3))), weight(2, (3, 3, 1))), (weight(3, (1, 1, 2)), weight(4, (2, 5, 2))), "r"
+    ),
+    "tensor_ring_conv": lambda: TensorRing(
+        (weight(1, (2, 3, 1)), weight(2, (1, 2, 3))), (weight(3, (3, 4, 2)),), (weight(4, (2, 5, 2)),), "r"
     ),
     "kronecker": lambda: Kronecker(weight(1, (2, 3, 1)), weight(2, (2, 2, 5)), "k"),
     "kronecker_conv": lambda: Kronecker(weight(1, (1, 2, 2)), weight(2, (1, 3, 3, 2, 2)), "k"),

@@ -67,12 +67,19 @@ def test_factors_stay_two_thin_operations(lenet):
     assert (9, 800) in first.inputs and (500, 9) in second.inputs
 
 
+def _ring(array):
+    ranks = [3, 3, 3, 4, 3, 4, 3]
+    cores = zip(ranks[:-1], array.shape, ranks[1:], strict=True)
+    return [np.random.default_rng(i).standard_normal(core).astype(np.float32) / 4 for i, core in enumerate(cores)]
+
+
 FORMS = {
     "spatial": lambda: jc.factorize.svd("kernel", 6, split="spatial"),
     "tucker2": lambda: jc.factorize.tucker2("kernel", 6),
     "tucker": lambda: jc.factorize.tucker("kernel", (2, 2, 6, 6)),
     "cp": lambda: jc.factorize.cp("kernel", 8, key=jax.random.key(0), sweeps=5),
     "tensor train": lambda: jc.factorize.tensor_train("kernel", (4, 8), (4, 8), 4),
+    "tensor ring": lambda: jc.factorize.by("kernel", _ring, inputs=(4, 8), outputs=(4, 8)),
     "kronecker": lambda: jc.factorize.kronecker("kernel", (4, 4), 2),
 }
 

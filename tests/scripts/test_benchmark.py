@@ -91,7 +91,7 @@ def test_prune_has_every_row_equal_masks_and_smaller_files(monkeypatch, tmp_path
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_factorize_has_every_row_and_no_share_is_passed(monkeypatch, tmp_path):
-    pytest.importorskip("tensorly", reason="pip install 'jaxcompress[dev]'")
+    pytest.importorskip("tensorly", reason="pip install 'jaxcompress[tensorly]'")
     monkeypatch.setattr(factorized, "MODELS", ("LeNet-5",))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # for tensorly
         found = run(monkeypatch, tmp_path, "factorize")
