@@ -42,7 +42,7 @@ def main() -> None:
         calibration = config.structure({"name": "export"} | chosen, config.PostTraining, "export_tflite")
         suffix = "-float32-io" if arguments.io == "float32" else ""
         path = arguments.out or arguments.run / f"model-{arguments.format}{suffix}.tflite"
-        if not path.parent.is_dir():
+        if arguments.out is not None and not path.parent.is_dir():
             raise ValueError(f"--out {path}: there is no folder {path.parent}")
         run = Run(arguments.run)
         for line in provenance.differences(run.recorded, None) if run.finished else ():

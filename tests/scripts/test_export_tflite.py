@@ -1,5 +1,8 @@
 """`scripts/export_tflite.py` as a user runs it."""
 
+import json
+import shutil
+
 import pytest
 
 from experiments import runs
@@ -31,6 +34,21 @@ def test_unfinished_run_ends_with_code_2(run, folder, tmp_path):
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     code, _, messages = run("export_tflite", tmp_path)
     assert code == 2 and "is not finished" in messages and "Traceback" not in messages
+
+
+def test_a_folder_that_is_not_there_is_named(run, folder, tmp_path):
+    code, _, messages = run("export_tflite", folder, "--out", tmp_path / "none" / "model.tflite")
+    assert code == 2 and f"there is no folder {tmp_path / 'none'}" in messages
+
+
+def test_a_run_of_other_code_is_exported_with_a_warning(run, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    made = json.loads((copy / "environment.json").read_text())
+    (copy / "environment.json").write_text(json.dumps({key: made[key] for key in made if key != "code"}))
+    given = ("export_tflite", copy, "--format", "int8", "--examples", "50", "--rounding", "nearest")
+    code, _, messages = run(*given)
+    assert code == 0 and (copy / "model-int8.tflite").exists()
+    assert f"warning: {copy.name} was made by code of which it records no version" in messages
 
 
 def test_folder_that_is_no_run_ends_with_code_2(run, tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,8 @@ rows:
   - {row: second, metric: bytes, experiment: one, stage: small, paper: 1}
 """
 
+
+TECHNIQUES = "experiments.one.stages.small.recipe=[{type: Magnitude, pattern: fc1/kernel, sparsity: 0.5, every: 5}]"
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -63,14 +66,70 @@ def test_table_is_printed_and_written(run, table, out, tmp_path):
 
 def test_seeds_give_a_spread_and_train_only_what_is_missing(run, table, out):
     assert run("reproduce", table, "--out", out)[0] == 0
-    code, text, messages = run("reproduce", table, "--out", out, "--seeds", 2)
+    copy = out / "copy.json"
+    code, text, messages = run("reproduce", table, "--out", out, "--seeds", 2, "--json", copy)
     assert code == 0 and "±" in text
     assert "seed 1" in messages and "seed 0" not in messages
-    first = json.loads((out / "tables" / "paper-table.json").read_text())["rows"][0]
+    first = json.loads(copy.read_text())["rows"][0]
     assert first["n"] == 2 and first["std"] == pytest.approx(statistics.stdev(first["values"]))
-    code, _, messages = run("reproduce", table, "--out", out, "--set", "first_seed=1")
-    again = json.loads((out / "tables" / "paper-table.json").read_text())["rows"][0]
+    code, _, messages = run("reproduce", table, "--out", out, "--set", "first_seed=1", "--json", copy)
+    again = json.loads(copy.read_text())["rows"][0]
     assert code == 0 and "seed" not in messages and again["values"] == first["values"][1:]
+    assert "runs that are there and used again: 2\n" in messages
+
+
+def test_a_table_with_overrides_has_files_of_its_own(run, table, out):
+    assert run("reproduce", table, "--out", out, "--seeds", 1, "--set", "seeds=1")[0] == 0  # as its file says
+    names = ("paper-table.md", "paper-table.json", "paper-table.png")
+    whole = {name: (out / "tables" / name).read_bytes() for name in names}
+    before = set((out / "tables").iterdir())
+    given = ("--set", "experiments.*.data.limit=100", "--set", "experiments.one.stages.*.epochs=0")
+    code, text, messages = run("reproduce", table, "--out", out, *given)
+    assert code == 0, messages
+    assert {name: (out / "tables" / name).read_bytes() for name in names} == whole
+    made = {path.suffix: path for path in set((out / "tables").iterdir()) - before}
+    assert set(made) == {".md", ".json", ".png"} and len({path.stem for path in made.values()}) == 1
+    assert made[".md"].stem.startswith("paper-table-with-")
+    told = "--set experiments.*.data.limit=100, --set experiments.one.stages.*.epochs=0"
+    assert told in made[".md"].read_text() and told in " ".join(text.split())
+    assert ", ".join(json.loads(made[".json"].read_text())["overrides"]) == told
+    assert "overrides" not in whole["paper-table.md"].decode()
+    assert json.loads(whole["paper-table.json"])["overrides"] == []
+
+
+def test_runs_of_other_code_stop_a_table_unless_it_is_said_what_to_do(run, table, out, tmp_path):
+    assert run("reproduce", table, "--out", out)[0] == 0
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    whole = json.loads((out / "tables" / "paper-table.json").read_text())["rows"][1]["runs"][0]
+    small = tmp_path / "runs" / whole
+    path = small / "environment.json"
+    made = json.loads(path.read_text())
+    path.write_text(json.dumps(made | {"code": {"jaxcompress": "0.0.1", "sources_sha256": "0" * 64}}))
+    given = ("reproduce", table, "--out", tmp_path)
+    code, _, messages = run(*given)
+    told = messages.strip()
+    assert code == 2 and "\n" not in told and "done" not in told
+    assert told.startswith(f"error: {small.name} was made by other code (jaxcompress 0.0.1 of sources 000000000000")
+    code, _, messages = run(*given, "--reuse")
+    assert code == 0 and "done" not in messages and f"warning: {small.name} was made by other code" in messages
+    code, _, messages = run(*given, "--force")
+    assert code == 0 and f"done: {small.name}" in messages and "done: dense" not in messages
+    assert json.loads(path.read_text())["code"] == made["code"] and run(*given)[0] == 0
+    code, _, messages = run(*given, "--force", "--reuse")
+    assert code == 2 and "give one of them" in messages
+
+
+def test_what_cannot_be_written_at_the_end_is_found_at_the_start(run, table, tmp_path):
+    code, _, messages = run("reproduce", table, "--out", tmp_path / "out", "--json", tmp_path / "none" / "table.json")
+    assert code == 2 and f"there is no folder {tmp_path / 'none'}" in messages and not (tmp_path / "out").exists()
+
+
+def test_a_ramp_that_outlasts_its_stage_is_said(run, table, tmp_path):
+    ramp = "experiments.one.stages.small.recipe.*.ramp={end: 4}"
+    code, _, messages = run("reproduce", table, "--out", tmp_path, "--set", TECHNIQUES, "--set", ramp)
+    assert code == 0 and messages.index("warning: stage 'small': Magnitude of 'fc1/kernel'") < messages.index("done:")
+    (text,) = (tmp_path / "tables").glob("*.md")
+    assert "Not reached: stage 'small': Magnitude of 'fc1/kernel': sparsity" in text.read_text()
 
 
 def test_set_changes_the_config(run, table, tmp_path):
@@ -102,6 +161,13 @@ def test_set_changes_the_config(run, table, tmp_path):
         ("experiments.one.data.validation=9999", ["9999"]),
         ("rows.*.metric=eror", ["eror", "did you mean 'error'"]),
         ("rows.*.stage=dens", ["dens"]),
+        ("rows.*.leaf=fc1/kernl", ["no leaf 'fc1/kernl'|unknown metric"]),
+        (
+            "rows=[{row: r, metric: act %, experiment: one, stage: dense, leaf: fc1/kernl}]",
+            ["did you mean 'fc1/kernel'"],
+        ),
+        ("rows=[{row: r, metric: act %, experiment: one, stage: dense, leaf: fc1/bias}]", ["fc1/bias", "input %"]),
+        ("rows.*.metric=differ", ["'differ' is of PostTraining stages"]),
     ],
 )
 def test_bad_input_ends_with_a_message_and_code_2(run, table, tmp_path, change, words):

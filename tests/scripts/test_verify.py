@@ -36,6 +36,29 @@ def test_changed_record_ends_with_code_1(run, folder):
     assert code == 1 and "DIFFERS" in text
 
 
+def test_a_changed_number_that_a_table_prints_ends_with_code_1(run, folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"bytes": 5, "rate": 999, "macs": 1, "accuracy": 99}))
+    code, text, _ = run("verify", folder)
+    assert code == 1 and text.count("DIFFERS") == 4
+
+
+def test_a_run_of_other_code_is_verified_with_a_warning(run, folder):
+    made = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(made | {"code": {"jaxcompress": "0.0.1"}}))
+    code, _, messages = run("verify", folder)
+    assert code == 0 and f"warning: {folder.name} was made by other code (jaxcompress 0.0.1 of sources" in messages
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "environment.json", "structure.json", "metrics.jsonl", "config.yaml"])
+def test_a_damaged_file_is_named_with_its_remedy(run, folder, file):
+    path = folder / file
+    path.write_bytes(b"[" + path.read_bytes()[:40] + b"\n{}")
+    code, _, messages = run("verify", folder)
+    assert code == 2 and f"error: {path} is damaged" in messages and "remove its folder" in messages
+    assert messages.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [("metrics.json", "is not finished"), ("config.yaml", "is not a run"), ("model.jcpk", "model.jcpk")],
