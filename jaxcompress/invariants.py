@@ -5,6 +5,7 @@ a mask are still zeros, what was rounded is still on a grid of as few values, an
 low rank. Other factors declare what their parts do.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.arrays import Dithered, Factored, FakeQuantized, LowRank, Masked, Quantized, Sliced, dense
-from jaxcompress.arrays.low_rank import matrix_shape
 from jaxcompress.numerics.affine import spread
 from jaxcompress.paths import Params, flatten, names, select
 
@@ -63,7 +63,8 @@ def _of(path: str, leaf: Any) -> Iterator[Declared]:
             yield from _of(path, leaf.weight)
         case Factored():
             if isinstance(leaf, LowRank):
-                matrix, most = matrix_shape(leaf.shape, leaf.input_axes), leaf.rank
+                rows = math.prod(leaf.shape[leaf.stack_axes :][: leaf.input_axes])
+                matrix, most = (rows, math.prod(leaf.v.shape[leaf.stack_axes + 1 :])), leaf.rank
                 yield Declared(path, leaf.shape, f"a rank of {most} at most", lambda x: _rank(x, matrix) <= most)
             parts: dict[str, Any] = {}
             leaf.map_arrays(lambda name, part: parts.setdefault(name, part))
@@ -89,5 +90,6 @@ def _most_values(x: np.ndarray, owners: np.ndarray) -> int:
 
 
 def _rank(x: np.ndarray, matrix: tuple[int, int]) -> int:
-    singular = np.linalg.svd(x.astype(np.float64).reshape(matrix), compute_uv=False)
-    return int(np.sum(singular > _NOISE * singular[0]))
+    layers = x.astype(np.float64).reshape(-1, *matrix)
+    singular = np.linalg.svd(layers, compute_uv=False)
+    return int(np.max(np.sum(singular > _NOISE * singular[:, :1], axis=1)))

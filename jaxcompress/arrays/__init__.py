@@ -29,6 +29,7 @@ from jaxcompress.arrays.masked import Masked as Masked
 from jaxcompress.arrays.quantized import Dithered as Dithered
 from jaxcompress.arrays.quantized import FakeQuantized as FakeQuantized
 from jaxcompress.arrays.quantized import Quantized as Quantized
+from jaxcompress.arrays.reshaped import Reshaped as Reshaped
 from jaxcompress.arrays.scaled import Scaled as Scaled
 from jaxcompress.arrays.scaled import scale_by as scale_by
 from jaxcompress.arrays.sliced import Sliced as Sliced

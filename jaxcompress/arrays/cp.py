@@ -1,49 +1,77 @@
 """Convolution kernels as a sum of products of one vector for every axis."""
 
-import jax.numpy as jnp
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
 from jax import Array
 
 from jaxcompress.arrays.base import CompressedArray, compressed, dense, static
-from jaxcompress.arrays.factored import Factored, Stage, fitting, window
+from jaxcompress.arrays.factored import Factored, Move, Stage, fitting, layer_shapes, swapped, window
+from jaxcompress.arrays.windows import filed, of_window, reversed_factors
+from jaxcompress.coding import Coded
 
 
 @compressed
 class CP(Factored):
     """Means the kernel (height, width, in, out) of ``sum over r of height[h, r] width[w, r] u[i, r] v[r, o]``.
 
-    The canonical polyadic form. It runs as a 1x1 convolution to `rank` channels, a depthwise one along each axis of the
-    window, and a 1x1 convolution (Lebedev et al. 2015, arXiv:1412.6553, section 3.1).
+    The canonical polyadic form, with a factor (size, rank) in `window` for every axis of the window, however many. It
+    runs as a 1x1 convolution to `rank` channels, a depthwise one along each axis of the window, and a 1x1 convolution
+    (Lebedev et al. 2015, arXiv:1412.6553, section 3.1).
     """
 
-    height: Array | CompressedArray
-    width: Array | CompressedArray
+    window: tuple[Array | CompressedArray, ...]
     u: Array | CompressedArray
     v: Array | CompressedArray
     owner: str = static(default="")
 
     @property
+    def stack_axes(self) -> int:
+        return self.u.ndim - 2
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return (self.height.shape[0], self.width.shape[0], self.u.shape[0], self.v.shape[1])
+        places = (factor.shape[-2] for factor in self.window)
+        return (*self.u.shape[:-2], *places, self.u.shape[-2], self.v.shape[-1])
 
     @property
     def rank(self) -> int:
         """The number of products that are summed."""
-        return self.u.shape[1]
+        return self.u.shape[-1]
 
-    def dense(self) -> Array:
-        factors = dense(self.height), dense(self.width), dense(self.u), dense(self.v)
-        return jnp.einsum("hr,wr,ir,ro->hwio", *factors)
+    def product(self) -> Array:
+        columns = dense(self.window[0])
+        for factor in (*self.window[1:], self.u):
+            columns = (columns[:, None, :] * dense(factor)[None, :, :]).reshape(-1, self.rank)
+        return (columns @ dense(self.v)).reshape(self.shape)
 
     def stages(self) -> tuple[Stage, ...]:
-        tall, wide = (dense(part)[:, None, :] for part in (self.height, self.width))
-        return (
-            Stage(window(self.u, 2)),
-            Stage(window(tall, 2, 0), (0,), depthwise=True),
-            Stage(window(wide, 2, 1), (1,), depthwise=True),
-            Stage(window(self.v, 2)),
-        )
+        spatial = len(self.window)
+        along = [
+            Stage(window(dense(factor)[:, None, :], spatial, axis), (axis,), depthwise=True)
+            for axis, factor in enumerate(self.window)
+        ]
+        return Stage(window(self.u, spatial)), *along, Stage(window(self.v, spatial))
+
+    def transposed(self, permuted: Move) -> "CP | None":
+        if self.stack_axes:
+            return None
+        return replace(self, u=swapped(self.v, permuted), v=swapped(self.u, permuted))
+
+    def flipped(self, axes: Sequence[int], reverse: Move) -> "CP | None":
+        factors = None if self.stack_axes else reversed_factors(self.window, axes, reverse)
+        return None if factors is None else replace(self, window=factors)
 
     def check(self) -> None:
-        parts = (self.height, self.width, self.u, self.v)
-        fitting(self, *((part.ndim, 2) for part in parts))
-        fitting(self, *((part.shape[1], self.v.shape[0]) for part in parts[:3]))
+        *parts, v = layer_shapes(self)
+        fitting(self, (min(len(self.window), 1), 1), (len(v), 2), *((len(part), 2) for part in parts))
+        fitting(self, *((part[1], v[0]) for part in parts))
+
+    def encode(self, kept: np.ndarray | None = None) -> Coded:
+        return filed(super().encode(kept))
+
+    @classmethod
+    def of(cls, parts: dict[str, Any], coded: Coded) -> Self:
+        return cls(**of_window(cls, parts))

@@ -5,16 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.arrays.base import CompressedArray, decode, dense, encode, pack, static_fields
+from jaxcompress.arrays.base import CompressedArray, decode, dense, encode, pack, stacked, static_fields
 from jaxcompress.coding import Coded
 
 # (a, b, axes of a, axes of b) -> their product summed over these axes: what is left of a, then what is left of b. Both
 # axes rise: TensorFlow's converter gets others wrong.
 Product = Callable[[Any, Any, Sequence[int], Sequence[int]], Any]
+Move = Callable[[Any, Sequence[int]], Any]  # (a factor, axes) -> the factor with them permuted, or reversed
 
 
 class Stage(NamedTuple):
@@ -32,8 +34,34 @@ class Stage(NamedTuple):
 class Factored(CompressedArray):
     """Holds factors of an array; `stages` or `multiply` say how it runs without being built.
 
-    A weight of two axes is (inputs, outputs); one of more is a convolution kernel, (*window, inputs, outputs).
+    A weight of two axes is (inputs, outputs); one of more is a convolution kernel, (*window, inputs, outputs). If all
+    factors have further axes in front of theirs, these are a stack of layers, each with factors of its own.
     """
+
+    @property
+    @abc.abstractmethod
+    def stack_axes(self) -> int:
+        """The number of leading axes, of all factors, that stack layers."""
+
+    @abc.abstractmethod
+    def product(self) -> Array:
+        """Returns the array that factors mean which are arrays and no stack."""
+
+    def dense(self) -> Array:
+        product = type(self).product
+        for _ in range(self.stack_axes):
+            product = jax.vmap(product)
+        return product(self.map_arrays(lambda _, part: dense(part)))  # pyright: ignore (of the same class)
+
+    def stacked(self) -> CompressedArray | None:
+        return self.map_arrays(lambda _, part: stacked(part)) if self.stack_axes else None
+
+    def layers(self, axis: int) -> "Factored | None":
+        """Returns the leaf of which slices of all parts along their first axis are those of it along `axis`.
+
+        That is a stack, of layers along that axis; None if it is none.
+        """
+        return self.stacked() if axis == 0 and self.stack_axes else None  # pyright: ignore (of the same class)
 
     def stages(self) -> tuple[Stage, ...] | None:
         """Returns the convolutions that a convolution by this kernel is; None if it is none of that kind."""
@@ -48,6 +76,14 @@ class Factored(CompressedArray):
 
         ``convolution(x, kernel)`` strides, pads and dilates as the whole one does.
         """
+        return None
+
+    def transposed(self, permuted: Move) -> "Factored | None":
+        """Returns the kernel whose inputs are the outputs of this one; None if it is none of this kind."""
+        return None
+
+    def flipped(self, axes: Sequence[int], reverse: Move) -> "Factored | None":
+        """Returns the kernel with these axes of its window reversed; None if that is none of this kind."""
         return None
 
     @abc.abstractmethod
@@ -107,6 +143,19 @@ def window(kernel: Any, spatial: int, axis: int | None = None) -> Array:
     if axis is not None:
         places[axis] = array.shape[0]
     return jnp.reshape(array, (*places, *array.shape[-2:]))
+
+
+def swapped(part: Any, permuted: Move) -> Any:
+    """Returns a factor with its last two axes the other way round."""
+    return permuted(part, (*range(part.ndim - 2), part.ndim - 1, part.ndim - 2))
+
+
+def layer_shapes(leaf: Factored) -> list[tuple[int, ...]]:
+    """Lists the shapes of the factors of one layer; raises ValueError unless all have the same stack in front."""
+    stack, shapes = leaf.stack_axes, [part.shape for part in leaf.parts()]
+    if stack < 0 or len({shape[:stack] for shape in shapes}) > 1:
+        raise ValueError(f"factors of shapes {', '.join(map(str, shapes))} are no stack of a {type(leaf).__name__}")
+    return [shape[stack:] for shape in shapes]
 
 
 def fitting(leaf: Any, *pairs: tuple[int, int]) -> None:

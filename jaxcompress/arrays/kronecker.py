@@ -1,12 +1,13 @@
 """Weights as a sum of Kronecker products."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays.base import CompressedArray, compressed, dense, static
-from jaxcompress.arrays.factored import Factored, Product, fitting
+from jaxcompress.arrays.factored import Factored, Move, Product, fitting, layer_shapes, swapped
 
 
 @compressed
@@ -22,16 +23,21 @@ class Kronecker(Factored):
     owner: str = static(default="")
 
     @property
+    def stack_axes(self) -> int:
+        return self.a.ndim - 3
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        _, *window, inputs, outputs = self.b.shape
-        return (*window, self.a.shape[1] * inputs, self.a.shape[2] * outputs)
+        stack = self.stack_axes
+        *window, inputs, outputs = self.b.shape[stack + 1 :]
+        return (*self.b.shape[:stack], *window, self.a.shape[-2] * inputs, self.a.shape[-1] * outputs)
 
     @property
     def rank(self) -> int:
         """The number of products that are summed."""
-        return self.a.shape[0]
+        return self.a.shape[-3]
 
-    def dense(self) -> Array:
+    def product(self) -> Array:
         return jnp.einsum("rio,r...jp->...ijop", dense(self.a), dense(self.b)).reshape(self.shape)
 
     def multiply(self, x: Array, product: Product) -> Array | None:
@@ -57,5 +63,16 @@ class Kronecker(Factored):
         x = product(jnp.swapaxes(x, -3, -2), self.a, (x.ndim - 3, x.ndim - 2), (0, 1))
         return jnp.swapaxes(x, -1, -2).reshape(*x.shape[:-2], -1)
 
+    def transposed(self, permuted: Move) -> "Kronecker | None":
+        if self.stack_axes:
+            return None
+        return replace(self, a=swapped(self.a, permuted), b=swapped(self.b, permuted))
+
+    def flipped(self, axes: Sequence[int], reverse: Move) -> "Kronecker | None":
+        if self.stack_axes or max(axes) >= self.ndim - 2:
+            return None
+        return replace(self, b=reverse(self.b, [axis + 1 for axis in axes]))
+
     def check(self) -> None:
-        fitting(self, (self.a.ndim, 3), (max(self.b.ndim, 3), self.b.ndim), (self.a.shape[0], self.b.shape[0]))
+        a, b = layer_shapes(self)
+        fitting(self, (max(len(b), 3), len(b)), (a[0], b[0]))

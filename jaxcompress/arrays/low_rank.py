@@ -1,16 +1,15 @@
 """Weights as a product of two thin factors."""
 
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxcompress.arrays.base import CompressedArray, compressed, dense, encode, stacked, static
-from jaxcompress.arrays.factored import Factored, Stage, fitting, window
+from jaxcompress.arrays.factored import Factored, Move, Product, Stage, fitting, swapped, window
 from jaxcompress.coding import Coded
 
 
@@ -20,8 +19,9 @@ class LowRank(Factored):
 
     A dense kernel (in, out) has one input and one output axis. A convolution kernel (height, width, in, out) has three
     input axes: it runs as a convolution to `rank` channels and a 1x1 convolution (Zhang et al. 2016, arXiv:1505.06798).
-    Axes before these in both factors are a stack of layers. The counts of axes are static so that a slice of a stack
-    is a LowRank too.
+    Kernels of attention have several outputs or inputs: (d, heads, size) and (heads, size, d). Axes before these in
+    both factors are a stack of layers. The counts of axes are static so that a slice of a stack is a LowRank too; a
+    scan over the first of several input axes slices `u` alone.
     """
 
     u: Array | CompressedArray
@@ -48,22 +48,44 @@ class LowRank(Factored):
     def dtype(self) -> Any:
         return self.u.dtype
 
-    def dense(self) -> Array:
-        def product(u: Array, v: Array) -> Array:
-            return jnp.tensordot(u, v, 1)
-
-        for _ in range(self.stack_axes):
-            product = jax.vmap(product)
-        return product(dense(self.u), dense(self.v))
+    def product(self) -> Array:
+        return jnp.tensordot(dense(self.u), dense(self.v), 1)
 
     def stacked(self) -> "LowRank | None":
-        return replace(self, u=stacked(self.u), v=stacked(self.v)) if self.stack_axes else None
+        if self.stack_axes:
+            return replace(self, u=stacked(self.u), v=stacked(self.v))
+        if self.input_axes == 1:
+            return None
+        shared = dense(self.v)  # each entry of the first input axis is a product of its part of `u` with all of `v`
+        return replace(
+            self,
+            u=stacked(self.u),
+            v=jnp.broadcast_to(shared, (self.u.shape[0], *shared.shape)),
+            input_axes=self.input_axes - 1,
+        )
 
     def stages(self) -> tuple[Stage, ...] | None:
         if self.stack_axes or self.output_axes != 1:
             return None
         spatial = self.input_axes - 1
         return Stage(self.u, tuple(range(spatial))), Stage(window(self.v, spatial))
+
+    def convolve(self, x: Array, convolution: Callable[[Array, Array], Array], product: Product) -> Array | None:
+        if self.stack_axes or self.output_axes != 2:
+            return None
+        batch, *_, inputs = x.shape  # the window alone is on the side of the inputs: each channel meets it by itself
+        moved = convolution(jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1], 1), dense(self.u)[..., None, :])
+        planes = moved.reshape(batch, inputs, *moved.shape[1:])
+        return product(planes, self.v, (1, planes.ndim - 1), (1, 0))
+
+    def transposed(self, permuted: Move) -> "LowRank | None":
+        if self.stack_axes or self.ndim != 2:
+            return None
+        return replace(self, u=swapped(self.v, permuted), v=swapped(self.u, permuted))
+
+    def flipped(self, axes: Sequence[int], reverse: Move) -> "LowRank | None":
+        inside = not self.stack_axes and max(axes) < min(self.input_axes, self.ndim - 2)
+        return replace(self, u=reverse(self.u, axes)) if inside else None
 
     def check(self) -> None:
         stack = self.stack_axes
@@ -84,8 +106,3 @@ class LowRank(Factored):
         for name in ("u", "v"):
             coded.part(name)
         return cls(parts["u"], parts["v"], inputs, outputs)
-
-
-def matrix_shape(shape: tuple[int, ...], input_axes: int) -> tuple[int, int]:
-    """Returns the shape of the matrix that a kernel is when its first `input_axes` axes are its rows."""
-    return math.prod(shape[:input_axes]), math.prod(shape[input_axes:])

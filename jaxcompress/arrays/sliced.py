@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from jaxcompress.arrays.base import CompressedArray, compressed, decode, dense, encode, pack, stacked, static
 from jaxcompress.arrays.clustered import Clustered
+from jaxcompress.arrays.factored import Factored
 from jaxcompress.arrays.low_rank import LowRank
 from jaxcompress.arrays.zeros import Zeros
 from jaxcompress.coding import Coded, Stream
@@ -180,6 +181,8 @@ def cut(leaf: Any, keep: Keep, shape: Sequence[int]) -> Any:
             stack = axes - leaf.input_axes
             u_keep, v_keep = (*keep[:axes], None), (*keep[:stack], None, *keep[axes:])
             return replace(leaf, u=_taken(leaf.u, u_keep), v=_taken(leaf.v, v_keep))
+        case Factored():
+            raise ValueError(f"a {type(leaf).__name__} of shape {tuple(shape)} cannot be cut; remove channels before")
         case Clustered():
             return replace(leaf, codes=_taken(leaf.codes, keep))
         case CompressedArray() if getattr(leaf, "group", 0):

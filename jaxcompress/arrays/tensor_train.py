@@ -1,14 +1,15 @@
 """Weights as a train of small tensors, one for every pair of an input and an output mode."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays.base import CompressedArray, compressed, dense, static
-from jaxcompress.arrays.factored import Factored, Product, fitting
+from jaxcompress.arrays.factored import Factored, Move, Product, fitting, layer_shapes
 from jaxcompress.coding import Coded
 
 
@@ -27,18 +28,22 @@ class TensorTrain(Factored):
     owner: str = static(default="")
 
     @property
+    def stack_axes(self) -> int:
+        return self.cores[0].ndim - 4 if self.cores else 0
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        modes = [core.shape[1:3] for core in self.cores]
-        window = self.places[0].shape[:-1] if self.places else ()
+        modes = [core.shape[-3:-1] for core in self.cores]
+        window = self.places[0].shape[:-1] if self.places else self.cores[0].shape[: self.stack_axes]
         return (*window, math.prod(i for i, _ in modes), math.prod(o for _, o in modes))
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks between the cores, the first and the last of one left out."""
         first = tuple(core.shape[-1] for core in self.places)
-        return first + tuple(core.shape[3] for core in self.cores[:-1])
+        return first + tuple(core.shape[-1] for core in self.cores[:-1])
 
-    def dense(self) -> Array:
+    def product(self) -> Array:
         whole = dense(self.places[0]) if self.places else jnp.ones((1,), self.dtype)
         spatial = whole.ndim - 1
         for core in self.cores:
@@ -68,11 +73,23 @@ class TensorTrain(Factored):
             x = product(x, core, (len(batch), len(batch) + 1), (0, 1))
         return x.reshape(*batch, -1)
 
+    def transposed(self, permuted: Move) -> "TensorTrain | None":
+        if self.stack_axes:
+            return None
+        return replace(self, cores=tuple(permuted(core, (0, 2, 1, 3)) for core in self.cores))
+
+    def flipped(self, axes: Sequence[int], reverse: Move) -> "TensorTrain | None":
+        if self.stack_axes or max(axes) >= self.ndim - 2:
+            return None
+        return replace(self, places=tuple(reverse(core, axes) for core in self.places))
+
     def check(self) -> None:
-        fitting(self, *((core.ndim, 4) for core in self.cores), (min(len(self.cores), 1), 1))
-        before = [self.places[0].shape[-1] if self.places else 1, *(core.shape[3] for core in self.cores)]
-        after = [*(core.shape[0] for core in self.cores), 1]
-        fitting(self, *zip(before, after, strict=True), (max(len(self.places), 1), 1))
+        fitting(self, (min(len(self.cores), 1), 1), (max(len(self.places), 1), 1))
+        shapes = layer_shapes(self)
+        cores, places = shapes[: len(self.cores)], shapes[len(self.cores) :]
+        fitting(self, *((len(core), 4) for core in cores), *((min(len(core), 2), 2) for core in places))
+        before = [places[0][-1] if places else 1, *(core[3] for core in cores)]
+        fitting(self, *zip(before, [*(core[0] for core in cores), 1], strict=True))
 
     @classmethod
     def of(cls, parts: dict[str, Any], coded: Coded) -> Self:

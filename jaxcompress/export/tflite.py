@@ -92,7 +92,7 @@ def _as_run(leaf: Any) -> Any:
         case Sliced():
             return replace(leaf, weight=_as_run(leaf.weight))
         case Factored():
-            return leaf.map_arrays(lambda _, factor: dense(factor))
+            return leaf.map_arrays(lambda _, factor: _as_run(factor))
         case _:
             return dense(leaf)
 

@@ -5,6 +5,7 @@ from jaxcompress.factorize.cp import Unsound as Unsound
 from jaxcompress.factorize.cp import cp as cp
 from jaxcompress.factorize.factoring import Declined as Declined
 from jaxcompress.factorize.kronecker import kronecker as kronecker
+from jaxcompress.factorize.layouts import Layout as Layout
 from jaxcompress.factorize.metrics import activation_scales as activation_scales
 from jaxcompress.factorize.metrics import fisher as fisher
 from jaxcompress.factorize.metrics import second_moments as second_moments
@@ -23,3 +24,5 @@ from jaxcompress.factorize.tensor_train import tensor_train as tensor_train
 from jaxcompress.factorize.tensorly import by as by
 from jaxcompress.factorize.tucker import tucker as tucker
 from jaxcompress.factorize.tucker import tucker2 as tucker2
+from jaxcompress.interpreters.axes import Axes as Axes
+from jaxcompress.interpreters.uses import axes as axes

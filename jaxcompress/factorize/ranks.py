@@ -1,12 +1,14 @@
 """Ranks: rules that choose the rank of a matrix from its values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxcompress.numerics.factors import energy_rank
+from jaxcompress.numerics.precision import widened
 from jaxcompress.numerics.vbmf import vbmf_rank
 
 Rule = Callable[[Array], int]  # a matrix (rows, columns), float -> its rank, from 0 to the full one
@@ -58,9 +60,9 @@ def penalized(alpha: float, strength: float) -> Rule:
         raise ValueError(f"alpha={alpha} and strength={strength} of a penalized rank must not be negative")
 
     def rank(matrix: Array) -> int:
-        squared = jnp.square(jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False))
+        squared = np.square(np.asarray(jnp.linalg.svd(widened(matrix), compute_uv=False), np.float64))
         # One rank more pays while its singular value saves more than its two vectors cost; values fall with the rank.
-        return int(jnp.sum(strength / 2 * squared > alpha * sum(matrix.shape)))
+        return int(np.sum(strength / 2 * squared > alpha * sum(matrix.shape)))
 
     return rank
 
@@ -81,30 +83,38 @@ def given(form: str, pattern: str, rank: Rank | None, fraction: float | None, ro
         return energy(fraction)
     assert rank is not None
     if not callable(rank) and not isinstance(rank, Mapping):
-        _number(rank, f"pattern {pattern!r}")
+        number(rank, f"pattern {pattern!r}")
     return rank
 
 
-def chosen(rank: Rank, path: str, matrix: Array, shape: tuple[int, ...], *, round_to: int = 1) -> int:
-    """Returns the rank that a rule, a number, or a table by path gives a matrix of a kernel of `shape`.
+def chosen(rank: Rank, path: str, matrices: Sequence[Array], shape: tuple[int, ...], *, round_to: int = 1) -> int:
+    """Returns the rank that a rule, a number, or a table by path gives the matrix of a kernel of `shape`.
 
-    A rule's is rounded up to a multiple of `round_to`, from that to the full rank. Raises ValueError, with the path,
-    for a number that is below 1 or above the full rank, and for a table without the path.
+    Of a stack there is a matrix for each layer, all of one rank: of a rule the largest that it finds. A rule's is
+    rounded up to a multiple of `round_to`, from that to the full rank. Raises ValueError, with the path, for a number
+    that is below 1 or above the full rank, and for a table without the path.
     """
-    full = min(matrix.shape)
+    full = min(matrices[0].shape)
     if callable(rank):
-        rounded = -(-rank(matrix) // round_to) * round_to
+        rounded = -(-max(map(rank, matrices)) // round_to) * round_to
         return min(max(rounded, round_to), full)
-    if isinstance(rank, Mapping):
-        if path not in rank:
-            raise ValueError(f"there is no rank for {path}; there are ranks for {', '.join(sorted(rank))}")
-        rank = rank[path]
-    if _number(rank, path) > full:
+    rank = at(rank, path)
+    if number(rank, path) > full:
         raise ValueError(f"rank {rank} is above the full rank {full} of {path}, shape {shape}")
     return int(rank)
 
 
-def _number(rank: int, where: str) -> int:
-    if not isinstance(rank, int | np.integer) or rank < 1:
-        raise ValueError(f"rank {rank!r} for {where} is not an integer of at least 1")
+def at(rank: Any, path: str) -> Any:
+    """Returns what a table by path has for one path, or what is no table; raises ValueError for a missing path."""
+    if not isinstance(rank, Mapping):
+        return rank
+    if path not in rank:
+        raise ValueError(f"there is no rank for {path}; there are ranks for {', '.join(sorted(rank))}")
+    return rank[path]
+
+
+def number(rank: Any, where: str, what: str = "rank") -> int:
+    """Returns a rank, or another count, as an int; raises ValueError for what is not an integer of at least 1."""
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
+        raise ValueError(f"{what} {rank!r} for {where} is not an integer of at least 1")
     return int(rank)

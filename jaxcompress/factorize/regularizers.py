@@ -5,17 +5,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays import LowRank, dense
-from jaxcompress.arrays.low_rank import matrix_shape
+from jaxcompress.factorize import layouts
+from jaxcompress.numerics.precision import widened
 from jaxcompress.paths import Params, select
 
 
 @jax.custom_vjp
 def _nuclear(matrix: Array) -> Array:
-    return jnp.sum(jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False))
+    return jnp.sum(jnp.linalg.svd(widened(matrix), compute_uv=False))
 
 
 def _forward(matrix: Array) -> tuple[Array, Array]:
-    u, s, vt = jnp.linalg.svd(matrix.astype(jnp.float32), full_matrices=False)
+    u, s, vt = jnp.linalg.svd(widened(matrix), full_matrices=False)
     held = s > s[0] * max(matrix.shape) * jnp.finfo(s.dtype).eps  # of the rest any direction will do: none is taken
     return jnp.sum(s), (jnp.where(held[None, :], u, 0.0) @ vt).astype(matrix.dtype)
 
@@ -23,17 +24,17 @@ def _forward(matrix: Array) -> tuple[Array, Array]:
 _nuclear.defvjp(_forward, lambda slope, upstream: (slope * upstream.astype(slope.dtype),))
 
 
-def nuclear_norm(params: Params, pattern: str) -> Array:
-    """Returns the sum of the singular values of the matched kernels, each (…, in, out) as a matrix of its outputs.
+def nuclear_norm(params: Params, pattern: str, *, axes: layouts.Layout = None) -> Array:
+    """Returns the sum of the singular values of the matched kernels, of all layers, as the matrices of `svd`.
 
     The tightest convex bound of the rank (Fazel 2002). Its gradient is ``u @ vt``, taken from the decomposition itself,
     which is finite at equal singular values where the derivative of an SVD is not.
     """
     total = jnp.float32(0)
-    for leaf in select(params, pattern).values():
+    for path, leaf in select(params, pattern).items():
         weight = dense(leaf)
-        matrix = weight.reshape(matrix_shape(weight.shape, weight.ndim - 1))
-        total = total + _nuclear(matrix)
+        layers = layouts.axes_of(axes, path, weight.shape, layouts.squarest).layers(weight)
+        total = total + sum(_nuclear(layouts.matrix_of(layer)) for layer in layers)
     return total
 
 

@@ -2,9 +2,10 @@
 
 from jax import Array
 
-from jaxcompress.arrays import CompressedArray, Tucker, Tucker2
-from jaxcompress.factorize import ranks
-from jaxcompress.factorize.factoring import check_axes, factorization
+from jaxcompress.arrays import Factored, Tucker, Tucker2
+from jaxcompress.factorize import layouts, ranks
+from jaxcompress.factorize.factoring import check_window, factorization
+from jaxcompress.interpreters.axes import Axes
 from jaxcompress.numerics import tucker as numerics
 from jaxcompress.transform import Transform
 
@@ -18,6 +19,7 @@ def tucker2(
     energy: float | None = None,
     sweeps: int = 2,
     round_to: int = 1,
+    axes: layouts.Layout = None,
     always: bool = False,
     name: str | None = None,
 ) -> Transform:
@@ -27,17 +29,22 @@ def tucker2(
     et al. 2016, arXiv:1511.06530); a dense kernel becomes three products. `rank` is one for inputs and outputs, or a
     pair: each a number, a table by path, or a rule, asked about the unfolding along that axis. Kim et al. choose by
     `vbmf`. The other arguments, and what is raised, are those of `svd`; `sweeps` are those of orthogonal iteration
-    after the truncated higher-order SVD.
+    after the truncated higher-order SVD. A kernel has a window, and is a convolution, as `axes` or the convention of
+    `svd` tell.
     """
     pair = _several("tucker2", pattern, rank, energy, round_to, 2)
     owner = name or f"tucker2[{pattern}]"
 
-    def factors(path: str, kernel: Array) -> CompressedArray:
-        axes = (kernel.ndim - 2, kernel.ndim - 1)
-        core, (u, v) = numerics.tucker(kernel, axes, _chosen(pair, path, kernel, axes, round_to), sweeps)
+    def factors(path: str, layers: Array, _: Axes) -> list[Factored]:
+        sides = (layers.ndim - 3, layers.ndim - 2)
+        numbers = _chosen(pair, path, layers, sides, round_to)
+        return [both(layer, sides, numbers) for layer in layers]
+
+    def both(kernel: Array, sides: tuple[int, ...], numbers: tuple[int, ...]) -> Factored:
+        core, (u, v) = numerics.tucker(kernel, sides, numbers, sweeps)
         return Tucker2(u, core, v.T, owner)
 
-    return factorization(pattern, owner, factors, Tucker2, always=always)
+    return factorization(pattern, owner, factors, Tucker2, always=always, axes=axes)
 
 
 def tucker(
@@ -46,25 +53,35 @@ def tucker(
     *,
     energy: float | None = None,
     sweeps: int = 2,
+    axes: layouts.Layout = None,
     always: bool = False,
     name: str | None = None,
 ) -> Transform:
     """Replaces the matched convolution kernels by a core and a factor of every axis, those of the window too.
 
-    `rank` is one for the axes (height, width, in, out), or four, as those of `tucker2`. It stores less than `tucker2`
-    and runs the same. Raises as `svd` does, and ValueError for a kernel that is not of four axes.
+    `rank` is one for the axes (height, width, in, out), or four, as those of `tucker2`; three or five of a window of
+    one axis or three. It stores less than `tucker2` and runs the same. Raises as `svd` does, and ValueError for a
+    kernel without a window, or of another number of axes than there are ranks.
     """
-    four = _several("tucker", pattern, rank, energy, 1, 4)
+    if isinstance(rank, tuple) and len(rank) not in (3, 4, 5):
+        raise ValueError(f"tucker of {pattern!r} takes one rank or 4, not {len(rank)}: {rank}")
+    count = len(rank) if isinstance(rank, tuple) else None
+    each = _several("tucker", pattern, rank, energy, 1, count or 1)
     owner = name or f"tucker[{pattern}]"
 
-    def factors(path: str, kernel: Array) -> CompressedArray:
-        check_axes(path, kernel, "tucker", 4)
-        axes = (0, 1, 2, 3)
-        core, found = numerics.tucker(kernel, axes, _chosen(four, path, kernel, axes, 1), sweeps)
-        height, width, u, v = found
-        return Tucker(height, width, u, core, v.T, owner)
+    def factors(path: str, layers: Array, _: Axes) -> list[Factored]:
+        check_window(path, layers, "tucker", range(1, 4))
+        whole = tuple(range(layers.ndim - 1))
+        if count not in (None, len(whole)):
+            raise ValueError(f"{path} has shape {layers.shape[1:]} and takes one rank or {len(whole)}, not {count}")
+        numbers = _chosen(each if count else each * len(whole), path, layers, whole, 1)
+        return [of_all(layer, whole, numbers) for layer in layers]
 
-    return factorization(pattern, owner, factors, Tucker, always=always)
+    def of_all(kernel: Array, whole: tuple[int, ...], numbers: tuple[int, ...]) -> Factored:
+        core, (*window, u, v) = numerics.tucker(kernel, whole, numbers, sweeps)
+        return Tucker(tuple(window), u, core, v.T, owner)
+
+    return factorization(pattern, owner, factors, Tucker, always=always, axes=axes, convention=layouts.convolution)
 
 
 def _several(
@@ -78,9 +95,10 @@ def _several(
 
 
 def _chosen(
-    given: tuple[ranks.Rank, ...], path: str, kernel: Array, axes: tuple[int, ...], round_to: int
+    given: tuple[ranks.Rank, ...], path: str, layers: Array, axes: tuple[int, ...], round_to: int
 ) -> tuple[int, ...]:
     def one(rank: ranks.Rank, axis: int) -> int:
-        return ranks.chosen(rank, path, numerics.unfolding(kernel, axis), kernel.shape, round_to=round_to)
+        unfolded = [numerics.unfolding(layer, axis) for layer in layers]
+        return ranks.chosen(rank, path, unfolded, layers.shape[1:], round_to=round_to)
 
     return tuple(one(rank, axis) for rank, axis in zip(given, axes, strict=True))

@@ -1,19 +1,22 @@
 """Runs an unmodified model on compressed weights."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import Array
+from jax import lax
+from jax.extend import core
 from jax.extend.core import primitives as prim
 
-from jaxcompress.arrays import Factored, LowRank, Masked, Sliced, Zeros, dense, is_compressed, stacked
-from jaxcompress.arrays.factored import Product, Stage
+from jaxcompress.arrays import Factored, Masked, Sliced, Zeros, dense, is_compressed, stacked
 from jaxcompress.arrays.sliced import shrunk
 from jaxcompress.interpreters.base import Reading, bind, evaluate, trace
+from jaxcompress.interpreters.factored_convolutions import convolution
+from jaxcompress.interpreters.factored_moves import gather, reshape, reverse, transpose
+from jaxcompress.interpreters.factored_products import product
 from jaxcompress.interpreters.slice_calls import SLICE_CALLS, custom_jvp
 from jaxcompress.interpreters.slice_rules import rules
 from jaxcompress.interpreters.slices import lowered, of_leaf, sliceable
@@ -21,13 +24,19 @@ from jaxcompress.interpreters.zeros import without_zeros
 from jaxcompress.paths import Params
 
 
+class Rebuilt(UserWarning):
+    """Says that a factorized weight is multiplied out where it is used, so that its factors make a model dearer."""
+
+
 def lift(apply: Callable[..., Any]) -> Callable[..., Any]:
     """Makes `apply` accept compressed leaves anywhere among its arguments.
 
     The model is traced on the dense shapes that the leaves stand for, and its program is then evaluated on the leaves:
-    a product or convolution with a `Factored` kernel runs as those of its factors, and an operation without a rule gets
-    the dense array. With `Sliced` weights, of which channels are removed, every operation runs on what is left of its
-    operands where its rule can (see `jaxcompress.interpreters.slices`), and the results are whole again; with `Zeros`
+    a product or convolution with a `Factored` kernel runs as those of its factors, behind transposes and reshapes too,
+    and an operation without a rule gets the dense array. Where factors have to be multiplied out for a product, a
+    convolution, or a move of axes on the way to one, a `Rebuilt` warning says so while the model is traced. With
+    `Sliced` weights, of which channels are removed, every operation runs on what is left of its operands where its rule
+    can (see `jaxcompress.interpreters.slices`), and the results are whole again; with `Zeros`
     nothing is multiplied. Works for Linen, NNX and plain functions, under jit, grad, vmap, scan and jax.export.
     Arguments that are no arrays (bools, strings, None, Python numbers) stay what they are.
 
@@ -77,112 +86,6 @@ def smaller(apply: Callable[..., Any], params: Params) -> tuple[Callable[..., An
     return function, shrunk(params)
 
 
-def _dot(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    """Runs a product with a factorized kernel, on either side, as the products of its factors."""
-    left, right = values
-    (left_axes, right_axes), (left_batch, right_batch) = params["dimension_numbers"]
-    if left_batch or right_batch or (isinstance(left, Factored) and isinstance(right, Factored)):
-        return NotImplemented
-
-    def product(a: Any, b: Any, a_axes: Sequence[int], b_axes: Sequence[int]) -> Any:
-        numbers = ((tuple(a_axes), tuple(b_axes)), ((), ()))
-        return bind(reading, prim.dot_general_p, a, b, **{**params, "dimension_numbers": numbers})
-
-    if isinstance(right, Factored):
-        return _thin_products(left, right, left_axes, right_axes, product)
-    if isinstance(left, Factored):
-        out = _thin_products(right, left, right_axes, left_axes, product)
-        if out is NotImplemented:
-            return out
-        kept = out.ndim - (left.ndim - len(left_axes))  # the kernel stood first, so its axes come first
-        return jax.lax.transpose(out, [*range(kept, out.ndim), *range(kept)])
-    return NotImplemented
-
-
-def _thin_products(x: Any, kernel: Factored, x_axes: Sequence[int], axes: Sequence[int], product: Product) -> Any:
-    if isinstance(kernel, LowRank):
-        if kernel.stack_axes or sorted(axes) != list(range(kernel.input_axes)):
-            return NotImplemented
-        thin = product(x, kernel.u, x_axes, axes)
-        return product(thin, kernel.v, (thin.ndim - 1,), (0,))
-    if kernel.ndim != 2 or tuple(axes) != (0,):
-        return NotImplemented
-    out = kernel.multiply(jnp.moveaxis(dense(x), x_axes[0], -1), product)
-    return NotImplemented if out is None else out
-
-
-def _conv(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    """Runs a convolution by a factorized kernel as the convolutions of its factors."""
-    x, kernel = values
-    if not isinstance(kernel, Factored) or is_compressed(x) or params["batch_group_count"] != 1:
-        return NotImplemented
-    spatial, numbers = len(params["window_strides"]), params["dimension_numbers"]
-    height_first = (spatial + 1, spatial, *range(spatial))  # (out, in, *spatial) stored as (*spatial, in, out)
-    if kernel.ndim != spatial + 2 or numbers.rhs_spec != height_first:
-        return NotImplemented
-    stages = kernel.stages()
-    if stages is not None:
-        return _staged(reading, x, stages, params)
-    if params["feature_group_count"] != 1:
-        raise ValueError(
-            f"a {type(kernel).__name__} of shape {kernel.shape} stands in a convolution of"
-            f" {params['feature_group_count']} groups, for which it has no meaning (made by {kernel.owner!r})"
-        )
-    return _by_planes(reading, x, kernel, params)
-
-
-def _staged(reading: Reading, x: Any, stages: Sequence[Stage], params: dict[str, Any]) -> Any:
-    """Runs one convolution after the other; of a grouped one all but the last have the same kernel in every group."""
-    spatial, groups = len(params["window_strides"]), params["feature_group_count"]
-    for stage in stages:
-        here = [axis in stage.axes for axis in range(spatial)]
-        kernel = stage.kernel
-        if groups > 1 and stage is not stages[-1]:
-            kernel = jnp.tile(dense(kernel), groups)
-        own = {
-            "window_strides": tuple(n if held else 1 for n, held in zip(params["window_strides"], here, strict=True)),
-            "padding": tuple(n if held else (0, 0) for n, held in zip(params["padding"], here, strict=True)),
-            "lhs_dilation": tuple(n if held else 1 for n, held in zip(params["lhs_dilation"], here, strict=True)),
-            "rhs_dilation": tuple(n if held else 1 for n, held in zip(params["rhs_dilation"], here, strict=True)),
-            "feature_group_count": groups * stage.kernel.shape[-1] if stage.depthwise else groups,
-        }
-        x = bind(reading, prim.conv_general_dilated_p, x, kernel, **{**params, **own})
-    return x
-
-
-def _by_planes(reading: Reading, x: Any, kernel: Factored, params: dict[str, Any]) -> Any:
-    """Runs a convolution in the way that the kernel has of its own, channels last."""
-    spatial, numbers = len(params["window_strides"]), params["dimension_numbers"]
-    last = (0, spatial + 1, *range(1, spatial + 1))
-    options = {**params, "dimension_numbers": numbers._replace(lhs_spec=last, out_spec=last)}
-
-    def convolution(x: Array, kernel: Array) -> Array:
-        return bind(reading, prim.conv_general_dilated_p, x, kernel, **options)
-
-    def product(a: Any, b: Any, a_axes: Sequence[int], b_axes: Sequence[int]) -> Any:
-        own = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
-        return jax.lax.dot_general(dense(a), dense(b), ((tuple(a_axes), tuple(b_axes)), ((), ())), **own)
-
-    batch, channel, *places = numbers.lhs_spec
-    out = kernel.convolve(jax.lax.transpose(x, (batch, *places, channel)), convolution, product)
-    if out is None:
-        return NotImplemented
-    batch, channel, *places = numbers.out_spec
-    order = [0] * out.ndim
-    for axis, place in enumerate((batch, *places, channel)):
-        order[place] = axis
-    return jax.lax.transpose(out, order)
-
-
-def _transpose(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
-    """Transposes a matrix of two factors by swapping them."""
-    (leaf,) = values
-    if not isinstance(leaf, LowRank) or leaf.ndim != 2 or tuple(params["permutation"]) != (1, 0):
-        return NotImplemented
-    u, v = (bind(reading, prim.transpose_p, factor, permutation=(1, 0)) for factor in (leaf.u, leaf.v))
-    return replace(leaf, u=v, v=u)
-
-
 def _convert(reading: Reading, values: Sequence[Any], params: dict[str, Any]) -> Any:
     """Converts the dtype of a leaf inside it, so that mixed precision keeps it compressed."""
     (leaf,) = values
@@ -199,16 +102,41 @@ def _convert(reading: Reading, values: Sequence[Any], params: dict[str, Any]) ->
             return NotImplemented
 
 
+# Whose result is as large as a factorized operand, or larger, and goes on to be multiplied, or is a product itself.
+_THIN = (
+    *(prim.dot_general_p, prim.conv_general_dilated_p, prim.transpose_p, prim.reshape_p, prim.rev_p),
+    *(lax.slice_p, lax.squeeze_p, lax.broadcast_in_dim_p, lax.concatenate_p),
+)
+
+
+def _rebuilt(equation: core.JaxprEqn, values: Sequence[Any]) -> None:
+    for leaf in values:
+        if isinstance(leaf, Factored) and equation.primitive in _THIN:
+            others = ", ".join(str(value.shape) for value in values if value is not leaf) or "itself"
+            made = f", made by {leaf.owner!r}," if leaf.owner else ""
+            warnings.warn(
+                f"a {type(leaf).__name__} of shape {leaf.shape}{made} is multiplied out in every call: the model takes"
+                f" it to a {equation.primitive.name} with {others}, which its factors cannot run as; factorize the"
+                f" matrix that the model contracts (axes=jaxcompress.factorize.axes(...)), or keep this kernel whole",
+                Rebuilt,
+                stacklevel=2,
+            )
+
+
 _LIFT = Reading(
     rules={
-        prim.dot_general_p: _dot,
-        prim.conv_general_dilated_p: _conv,
-        prim.transpose_p: _transpose,
+        prim.dot_general_p: product,
+        prim.conv_general_dilated_p: convolution,
+        prim.transpose_p: transpose,
+        prim.reshape_p: reshape,
+        prim.rev_p: reverse,
+        prim.gather_p: gather,
         prim.convert_element_type_p: _convert,
     },
     concerns=lambda values: any(map(is_compressed, values)),
     lower=dense,
     stacked=stacked,
+    otherwise=_rebuilt,
 )
 
 
@@ -230,7 +158,7 @@ def _on_slices() -> Reading:
         lower=lowered,
         stacked=sliceable,
         calls=SLICE_CALLS,
-        otherwise=lambda equation, values: custom_jvp(_ON_SLICES, equation, values),
+        otherwise=lambda equation, values: _rebuilt(equation, values) or custom_jvp(_ON_SLICES, equation, values),
     )
 
 

@@ -1,5 +1,6 @@
 """The rows that a kernel multiplies: inputs of a product, patches of a convolution."""
 
+import math
 from collections.abc import Sequence
 
 from jax import Array, lax
@@ -7,32 +8,51 @@ from jax.extend.core import primitives as prim
 
 from jaxcompress.interpreters.patches import columns
 from jaxcompress.interpreters.uses import Use
+from jaxcompress.interpreters.weights import Atom
 
 
 def rows(use: Use) -> Array | None:
-    """Returns what multiplies a weight, (groups, number, entries), or None if it does not stand as a kernel.
+    """Returns what multiplies a weight, (matrices, number, entries), or None if it does not stand as a kernel.
 
-    A kernel is (…, inputs, outputs), its first axes those of the window or all summed over, its outputs in order of
-    the groups. The entries of a row stand in the order of one group's kernel, flattened but for the outputs.
+    There is a matrix for each group of a convolution, and for each entry of the batch of a product, the later axes of
+    the leaf running faster. The entries of a row stand in the order of the rows of `Use.axes`: those of the leaf's
+    axes of inputs in the order that they have in the leaf, behind those of a window.
     """
-    shape, params = use.weight.shape, use.params
+    if use.axes is None or use.atoms is None or any(atom.backwards for group in use.atoms for atom in group):
+        return None
     if use.primitive is prim.dot_general_p:
-        (contracted, axes), batched = params["dimension_numbers"]
-        if tuple(map(tuple, batched)) != ((), ()) or tuple(axes) != tuple(range(len(axes))) or not axes:
-            return None
-        first = [axis for axis in range(use.input.ndim) if axis not in contracted]
-        entries = 1
-        for axis in axes:
-            entries *= shape[axis]
-        return lax.transpose(use.input, (*first, *contracted)).reshape(1, -1, entries)
-    numbers, spatial = params["dimension_numbers"], len(shape) - 2
-    stands = numbers.rhs_spec == (spatial + 1, spatial, *range(spatial))
-    if not stands or params["batch_group_count"] != 1 or params["lhs_dilation"] != (1,) * spatial:
+        return _of_product(use, use.atoms)
+    params, numbers, spatial = use.params, use.params["dimension_numbers"], use.weight.ndim - 2
+    if params["batch_group_count"] != 1 or params["lhs_dilation"] != (1,) * spatial:
         return None
     batch, channel, *places = numbers.lhs_spec
+    output, given, *window = numbers.rhs_spec
+    kernel = [use.weight.shape[axis] for axis in (*window, given, output)]
     x = lax.transpose(use.input, (batch, *places, channel))
     options = (params["window_strides"], params["padding"], params["rhs_dilation"])
-    return patch_rows(x, shape, *options, groups=params["feature_group_count"])
+    found = patch_rows(x, kernel, *options, groups=params["feature_group_count"])
+    inputs = use.atoms[given]
+    if list(inputs) == _in_order(inputs):
+        return found
+    split = found.reshape(*found.shape[:2], math.prod(kernel[:-2]), *(atom.size for atom in inputs))
+    return split.transpose(0, 1, 2, *(3 + inputs.index(atom) for atom in _in_order(inputs))).reshape(found.shape)
+
+
+def _of_product(use: Use, atoms: Sequence[Sequence[Atom]]) -> Array:
+    (summed, axes), (batched, batch_axes) = use.params["dimension_numbers"]
+    free = [axis for axis in range(use.input.ndim) if axis not in (*summed, *batched)]
+    layers, entries = ([atom for axis in group for atom in atoms[axis]] for group in (batch_axes, axes))
+    x = lax.transpose(use.input, (*batched, *free, *summed))
+    number = math.prod(use.input.shape[axis] for axis in free)
+    x = x.reshape(*(atom.size for atom in layers), number, *(atom.size for atom in entries))
+    first = [layers.index(atom) for atom in _in_order(layers)]
+    last = [len(layers) + 1 + entries.index(atom) for atom in _in_order(entries)]
+    return x.transpose(*first, len(layers), *last).reshape(math.prod(x.shape[: len(layers)]), number, -1)
+
+
+def _in_order(atoms: Sequence[Atom]) -> list[Atom]:
+    """Returns atoms in the order of the leaf, slowest first."""
+    return sorted(atoms, key=lambda atom: (atom.axis, -atom.stride))
 
 
 def patch_rows(

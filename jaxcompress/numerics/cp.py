@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcompress.numerics.precision import largest, widened
 from jaxcompress.numerics.tucker import unfolding
 
 _RIDGE = 1e-6  # of the mean diagonal of the normal equations: two components that cancel would make them singular
@@ -31,11 +32,14 @@ def cp(tensor: Array, rank: int, key: Array, sweeps: int = 100) -> Fit:
 
     The tensor is nearly ``sum over r of the outer products of the r-th columns``, of which every axis has its share of
     the norm (Harshman 1970; Carroll & Chang 1970). A sweep that raises the error, as ill-conditioned ones may, is
-    passed over: the best factors of all sweeps are returned.
+    passed over: the best factors of all sweeps are returned, in the dtype of the tensor.
     """
+    dtype, tensor = tensor.dtype, widened(tensor)
+    scale = largest(tensor)
+    tensor = tensor / scale  # of which the squares overflow no more
     norm = jnp.linalg.norm(tensor)
     keys = jax.random.split(key, tensor.ndim)
-    start = tuple(jax.random.normal(k, (size, rank)) for k, size in zip(keys, tensor.shape, strict=True))
+    start = tuple(jax.random.normal(k, (size, rank), tensor.dtype) for k, size in zip(keys, tensor.shape, strict=True))
 
     def sweep(_: int, state: tuple[tuple[Array, ...], Fit]) -> tuple[tuple[Array, ...], Fit]:
         factors, best = state
@@ -45,11 +49,13 @@ def cp(tensor: Array, rank: int, key: Array, sweeps: int = 100) -> Fit:
         error = jnp.linalg.norm(tensor - composed(factors)) / norm
         better = error < best.error
         kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), factors, best.factors)
-        largest = jnp.max(jnp.prod(jnp.stack([jnp.linalg.norm(f, axis=0) for f in kept]), axis=0)) / norm
-        return factors, Fit(kept, jnp.where(better, error, best.error), largest)
+        component = jnp.max(jnp.prod(jnp.stack([jnp.linalg.norm(f, axis=0) for f in kept]), axis=0)) / norm
+        return factors, Fit(kept, jnp.where(better, error, best.error), component)
 
     first = Fit(start, jnp.asarray(jnp.inf, tensor.dtype), jnp.asarray(jnp.inf, tensor.dtype))
-    return lax.fori_loop(0, sweeps, sweep, (start, first))[1]
+    fit = lax.fori_loop(0, sweeps, sweep, (start, first))[1]
+    share = scale ** (1 / tensor.ndim)
+    return fit._replace(factors=tuple((factor * share).astype(dtype) for factor in fit.factors))
 
 
 def composed(factors: Sequence[Array]) -> Array:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcompress.numerics.precision import widened
+
 
 def tensor_train(tensor: Array, rank: Callable[[Array, int], int]) -> list[Array]:
     """Returns a core (rank before, size, rank after) for every axis, whose product is near the tensor.
@@ -13,7 +15,7 @@ def tensor_train(tensor: Array, rank: Callable[[Array, int], int]) -> list[Array
     left to factor there. The squared error is at most the sum of the squared singular values left out in all places
     (Oseledets 2011, SIAM J. Sci. Comput. 33, TT-SVD, theorem 2.2).
     """
-    cores, left = [], tensor.astype(jnp.float32)[None]
+    cores, left = [], widened(tensor)[None]
     for place, size in enumerate(tensor.shape[:-1]):
         matrix = left.reshape(left.shape[0] * size, -1)
         number = rank(matrix, place)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcompress.numerics.precision import largest, widened
+
 
 def unfolding(tensor: Array, axis: int) -> Array:
     """Returns the tensor as a matrix whose rows are the entries of `axis`."""
@@ -20,16 +22,20 @@ def tucker(
     """Returns a core and, for each of `axes`, a factor (size, rank) with orthonormal columns.
 
     The core has the ranks along these axes and the sizes of `tensor` along the others; multiplied by the factors it is
-    near the tensor. Truncated higher-order SVD (De Lathauwer et al. 2000), then `sweeps` of orthogonal iteration
-    (HOOI), which never raise the error. The singular vectors are the eigenvectors of the matrix times its transpose,
-    which squares its condition: fine for the leading ones, which are all that is kept.
+    near the tensor, and all are of its dtype. Truncated higher-order SVD (De Lathauwer et al. 2000), then `sweeps` of
+    orthogonal iteration (HOOI), which never raise the error. The singular vectors are the eigenvectors of the matrix
+    times its transpose, which squares its condition: fine for the leading ones, which are all that is kept.
     """
+    dtype, tensor = tensor.dtype, widened(tensor)
+    scale = largest(tensor)
+    tensor = tensor / scale  # of which the squares overflow no more
     factors = [_leading(unfolding(tensor, axis), rank) for axis, rank in zip(axes, ranks, strict=True)]
     for _ in range(sweeps):
         for i, axis in enumerate(axes):
             projected = _projected(tensor, axes, factors, without=i)
             factors[i] = _leading(unfolding(projected, axis), ranks[i])
-    return _projected(tensor, axes, factors), tuple(factors)
+    core = _projected(tensor, axes, factors) * scale
+    return core.astype(dtype), tuple(factor.astype(dtype) for factor in factors)
 
 
 def _projected(tensor: Array, axes: Sequence[int], factors: Sequence[Array], without: int | None = None) -> Array:

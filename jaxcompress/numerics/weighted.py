@@ -6,6 +6,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxcompress.numerics.factors import truncated_svd
+from jaxcompress.numerics.precision import widened
 
 
 def weighted_svd(
@@ -16,10 +17,13 @@ def weighted_svd(
     `metric` (m, m) is ``root @ root.T``, positive definite, or (m,) its diagonal. If it is the second moment of the
     rows x that the matrix multiplies, the error is that of the products ``x @ matrix``.
     """
+    full = widened(matrix)
+    metric = metric.astype(full.dtype)
     if metric.ndim == 1:
         root = jnp.sqrt(metric)
-        u, v = truncated_svd(root[:, None] * matrix, rank)
+        u, v = truncated_svd(root[:, None] * full, rank)
         return (u / root[:, None]).astype(matrix.dtype), v.astype(matrix.dtype)
     root = jnp.linalg.cholesky(metric)
-    u, v = truncated_svd(root.T @ matrix, rank)
-    return jax.scipy.linalg.solve_triangular(root, u, lower=True, trans="T").astype(matrix.dtype), v
+    u, v = truncated_svd(root.T @ full, rank)
+    u = jax.scipy.linalg.solve_triangular(root, u, lower=True, trans="T")
+    return u.astype(matrix.dtype), v.astype(matrix.dtype)

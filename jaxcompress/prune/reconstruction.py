@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays import Masked
+from jaxcompress.interpreters.axes import Axes, layer_of, matrices
 from jaxcompress.interpreters.rows import rows
-from jaxcompress.interpreters.uses import Use, uses
+from jaxcompress.interpreters.uses import Use, axes, uses
 from jaxcompress.numerics import sparsegpt as numerics
 from jaxcompress.numerics.second_moment import second_moment
 from jaxcompress.paths import Params, rewrite, select
@@ -21,7 +22,7 @@ from jaxcompress.prune.wrapping import plainly_masked, zeroed
 from jaxcompress.transform import Transform, identity_update, owned
 
 Apply = Callable[..., Any]
-Solve = Callable[[Array, Array], tuple[Array, Array]]  # weight, statistic of its inputs -> weight, mask
+Solve = Callable[[Array, Array], tuple[Array, Array]]  # layer (*window, inputs, outputs), statistic -> layer, mask
 
 
 def wanda(
@@ -38,20 +39,22 @@ def wanda(
     The norm is over all rows that multiply the kernel in ``apply(params, x)``, x of `batches`: inputs of a product,
     patches of a convolution. Weights compete within an output, as in the paper, or by another `structure`: ``Runs`` are
     its N:M variant. Layers follow each other as the program uses them, each on what the pruned ones before it give.
-    Done once, by `init`; kept weights stay what they were.
+    Done once, by `init`; kept weights stay what they were. Which axes of a kernel are inputs and which outputs is read
+    from the model: (d, heads, size) of attention has an output for every head and entry of it, and of a stack, in a
+    scan or a batch of products, every layer is pruned by itself.
 
     Raises ValueError for a sparsity outside [0, 1], no batches, and, from `init`, for a pattern without a match, leaves
     that are not floating-point arrays or that the structure does not fit, and kernels whose product is not found.
     """
 
     def solve(weight: Array, squares: Array) -> tuple[Array, Array]:
-        split = _by_group(weight, len(squares))
+        split = matrices(weight, len(squares))
         scores = jnp.abs(split.astype(jnp.float32)) * jnp.sqrt(squares)[:, :, None]
-        (mask,) = top([_whole(scores, weight.shape)], sparsity, "uniform", structure)
+        (mask,) = top([layer_of(scores, weight.shape)], sparsity, "uniform", structure)
         return weight, mask
 
     owner = name or f"wanda[{pattern}, {sparsity:g}]"
-    return _layer_by_layer(pattern, sparsity, apply, batches, _squares, solve, structure, owner)
+    return _layer_by_layer(pattern, sparsity, apply, batches, _squares, 1, solve, structure, owner)
 
 
 def sparsegpt(
@@ -81,7 +84,7 @@ def sparsegpt(
     run = structure.size if isinstance(structure, Runs) else None
     solve = partial(numerics.sparsegpt, sparsity=sparsity, run=run, damping=damping)
     owner = name or f"sparsegpt[{pattern}, {sparsity:g}]"
-    return _layer_by_layer(pattern, sparsity, apply, batches, second_moment, _grouped(solve), structure, owner)
+    return _layer_by_layer(pattern, sparsity, apply, batches, second_moment, 2, _grouped(solve), structure, owner)
 
 
 def optimal_brain_surgeon(
@@ -101,7 +104,7 @@ def optimal_brain_surgeon(
     _check_damping(pattern, damping)
     solve = partial(numerics.optimal_brain_surgeon, sparsity=sparsity, damping=damping)
     owner = name or f"optimal_brain_surgeon[{pattern}, {sparsity:g}]"
-    return _layer_by_layer(pattern, sparsity, apply, batches, second_moment, _grouped(solve), PerOutput(), owner)
+    return _layer_by_layer(pattern, sparsity, apply, batches, second_moment, 2, _grouped(solve), PerOutput(), owner)
 
 
 def _layer_by_layer(
@@ -110,55 +113,63 @@ def _layer_by_layer(
     apply: Apply,
     batches: Sequence[Any],
     statistic: Callable[[Array], Array],
+    entry_axes: int,
     solve: Solve,
     structure: Structure,
     owner: str,
 ) -> Transform:
-    """Makes the transform whose `init` solves for each kernel, by a `statistic` of its rows summed over batches."""
+    """Makes the transform whose `init` solves for each kernel, by a `statistic` of its rows summed over batches.
+
+    It has `entry_axes` axes for each matrix of the kernel: of a group, and of a layer of a stack.
+    """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity {sparsity:g} for pattern {pattern!r} is not a fraction in [0, 1]")
     if not len(batches):
         raise ValueError(f"{owner} needs at least one batch of inputs")
 
-    def measure(use: Use) -> tuple[Array, Array] | None:
+    def measure(use: Use) -> Array | None:
         found = rows(use)
-        return None if found is None else (use.weight, statistic(found.astype(jnp.float32)))
+        return None if found is None else statistic(found.astype(jnp.float32))
+
+    def pruned(path: str, weight: Array, of: Axes, params: Params) -> Masked:
+        layers = of.layers(weight)
+        total = _summed(path, params, uses(apply, measure), batches)
+        by_layer = total.reshape(len(layers), of.groups, *total.shape[total.ndim - entry_axes :])
+        solved = [solve(layer, each) for layer, each in zip(layers, by_layer, strict=True)]
+        weights, masks = (of.kernel(jnp.stack(part), weight.shape) for part in zip(*solved, strict=True))
+        return zeroed(Masked(weights, masks, owner))
 
     def init(params: Params) -> Params:
         leaves = select(params, pattern)
         for path, leaf in leaves.items():
             plainly_masked(path, leaf, owner)
-            structure.check(path, leaf.shape)
         order = list(jax.eval_shape(uses(apply, lambda use: use.output), params, batches[0]))
         unused = [path for path in leaves if path not in order]
         if unused:
             raise ValueError(f"no product or convolution with {', '.join(unused)} is found in the model")
+        table = axes(apply, params, pattern, batches[0])
+        for path, leaf in leaves.items():
+            structure.check(path, table[path].layer_shape(leaf.shape))
         for path in order:
             if path in leaves and not owned(leaves[path], owner):
-                weight, mask = solve(leaves[path], _summed(path, leaves[path], params, uses(apply, measure), batches))
-                leaf = zeroed(Masked(weight, mask, owner))
+                leaf = pruned(path, leaves[path], table[path], params)
                 params = rewrite(params, re.escape(path), lambda _, __, leaf=leaf: leaf)
         return params
 
     return Transform((owner,), init, identity_update)
 
 
-def _summed(path: str, weight: Array, params: Params, measured: Apply, batches: Sequence[Any]) -> Array:
-    """Sums the statistic of all rows that multiply one kernel; raises ValueError if it is not used as one."""
+def _summed(path: str, params: Params, measured: Apply, batches: Sequence[Any]) -> Array:
+    """Sums the statistic of all rows that multiply one kernel; raises ValueError if they are not known."""
     measure = jax.jit(lambda params, x: measured(params, x)[path])
     found = [each for x in batches for each in measure(params, x)]
-    # A transposed square kernel has the shape of a kernel, but not its entries.
-    stands = [each is not None and each[0].shape == weight.shape and _equal(each[0], weight) for each in found]
-    if not all(stands) or found[0][1].shape[1] * weight.shape[-1] != weight.size:
-        raise ValueError(f"{path} of shape {weight.shape} is not used as a kernel (…, inputs, outputs)")
-    total = jnp.sum(jnp.stack([statistic for _, statistic in found]), axis=0)
+    if any(each is None for each in found):
+        where = "in a transposed convolution, or reversed"
+        raise ValueError(f"{path} is not used as a kernel whose inputs are known: {where}")
+    total = jnp.sum(jnp.stack(found), axis=0)
     if not bool(jnp.all(jnp.isfinite(total))):
         raise ValueError(f"the inputs of {path} are not finite on the batches given")
     return total
-
-
-def _equal(used: Array, weight: Array) -> bool:
-    return bool(jnp.array_equal(used, weight.astype(used.dtype), equal_nan=True))
 
 
 def _squares(rows: Array) -> Array:
@@ -169,21 +180,12 @@ def _grouped(solve: Solve) -> Solve:
     """Solves for each group of a kernel's outputs by its own moment."""
 
     def by_group(weight: Array, moments: Array) -> tuple[Array, Array]:
-        split = _by_group(weight, len(moments))
+        split = matrices(weight, len(moments))
         solved = [solve(w, m) for w, m in zip(split, moments, strict=True)]
         pruned, masks = (jnp.stack(part) for part in zip(*solved, strict=True))
-        return _whole(pruned, weight.shape), _whole(masks, weight.shape)
+        return layer_of(pruned, weight.shape), layer_of(masks, weight.shape)
 
     return by_group
-
-
-def _by_group(weight: Array, groups: int) -> Array:
-    """Turns (…, inputs, outputs) into (groups, rows, outputs of the group)."""
-    return weight.reshape(-1, groups, weight.shape[-1] // groups).transpose(1, 0, 2)
-
-
-def _whole(split: Array, shape: tuple[int, ...]) -> Array:
-    return split.transpose(1, 0, 2).reshape(shape)
 
 
 def _check_damping(pattern: str, damping: float) -> None:

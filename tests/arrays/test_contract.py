@@ -21,6 +21,7 @@ from jaxcompress.arrays import (
     Masked,
     Movement,
     Quantized,
+    Reshaped,
     Scaled,
     ScaledBinary,
     Sliced,
@@ -120,6 +121,9 @@ LEAVES = {
     "low_rank": low_rank,
     "low_rank_conv": lambda: LowRank(weight(1, (2, 3, 6, 2)), weight(2, (2, 5)), 3, 1, "s"),
     "low_rank_stack": lambda: LowRank(weight(1, (3, 6, 2)), weight(2, (3, 2, 5)), 1, 1, "s"),
+    "low_rank_attention": lambda: LowRank(weight(1, (6, 2)), weight(2, (2, 3, 5)), 1, 2, "s"),
+    "spatial_low_rank_3d": lambda: SpatialLowRank(weight(1, (3, 4, 2)), weight(2, (2, 3, 2, 5)), "s"),
+    "spatial_low_rank_stack": lambda: SpatialLowRank(weight(1, (2, 3, 4, 2)), weight(2, (2, 2, 2, 5)), "s"),
     "spatial_low_rank": lambda: SpatialLowRank(weight(1, (3, 4, 2)), weight(2, (2, 2, 5)), "s"),
     "tucker2": lambda: Tucker2(weight(1, (6, 2)), weight(2, (2, 3)), weight(3, (3, 5)), "t"),
     "tucker2_conv": lambda: Tucker2(weight(1, (4, 2)), weight(2, (3, 2, 2, 3)), weight(3, (3, 5)), "t"),
@@ -127,9 +131,24 @@ LEAVES = {
         Masked(weight(1, (6, 2)), mask(1, (6, 2)), "m"), fake(weight(2, (2, 3))), weight(3, (3, 5)), "t"
     ),
     "tucker": lambda: Tucker(
-        *(weight(i, shape) for i, shape in enumerate(((3, 2), (2, 1), (4, 2), (2, 1, 2, 3), (3, 5)))), "t"
+        (weight(0, (3, 2)), weight(1, (2, 1))), weight(2, (4, 2)), weight(3, (2, 1, 2, 3)), weight(4, (3, 5)), "t"
     ),
-    "cp": lambda: CP(*(weight(i, shape) for i, shape in enumerate(((3, 4), (2, 4), (4, 4), (4, 5)))), "c"),
+    "tucker_3d": lambda: Tucker(
+        tuple(weight(i, (2, 2)) for i in range(3)),
+        weight(3, (4, 2)),
+        weight(4, (2, 2, 2, 2, 3)),
+        weight(5, (3, 5)),
+        "t",
+    ),
+    "tucker_stack": lambda: Tucker(
+        (weight(0, (2, 3, 2)),), weight(2, (2, 4, 2)), weight(3, (2, 2, 2, 3)), weight(4, (2, 3, 5)), "t"
+    ),
+    "tucker2_stack": lambda: Tucker2(weight(1, (4, 6, 2)), weight(2, (4, 2, 3)), weight(3, (4, 3, 5)), "t"),
+    "cp": lambda: CP((weight(0, (3, 4)), weight(1, (2, 4))), weight(2, (4, 4)), weight(3, (4, 5)), "c"),
+    "cp_1d": lambda: CP((fake(weight(0, (3, 4))),), weight(2, (4, 4)), weight(3, (4, 5)), "c"),
+    "cp_3d_stack": lambda: CP(
+        tuple(weight(i, (2, 3, 4)) for i in range(3)), weight(3, (2, 4, 4)), weight(4, (2, 4, 5)), "c"
+    ),
     "tensor_train": lambda: TensorTrain((weight(1, (1, 2, 5, 3)), weight(2, (3, 3, 1, 1))), (), "t"),
     "tensor_train_conv": lambda: TensorTrain(
         (fake(weight(1, (3, 2, 5, 2))), weight(2, (2, 3, 1, 1))), (weight(3, (3, 2, 3)),), "t"
@@ -140,6 +159,19 @@ LEAVES = {
     ),
     "tensor_ring_conv": lambda: TensorRing(
         (weight(1, (2, 3, 1)), weight(2, (1, 2, 3))), (weight(3, (3, 4, 2)),), (weight(4, (2, 5, 2)),), "r"
+    ),
+    "tensor_ring_stack": lambda: TensorRing((), (weight(1, (4, 2, 6, 3)),), (weight(2, (4, 3, 5, 2)),), "r"),
+    "tensor_train_stack": lambda: TensorTrain((weight(1, (4, 1, 2, 5, 3)), weight(2, (4, 3, 3, 1, 1))), (), "t"),
+    "kronecker_stack": lambda: Kronecker(weight(1, (3, 2, 3, 1)), weight(2, (3, 2, 2, 5)), "k"),
+    "reshaped": lambda: Reshaped(low_rank(), (2, 3, 5), (2, 0, 1), "r"),
+    "reshaped_conv": lambda: Reshaped(
+        LowRank(weight(1, (2, 3, 6, 2)), weight(2, (2, 5)), 3, 1, "s"), (2, 3, 6, 5), (0, 1, 3, 2), "r"
+    ),
+    "reshaped_stack": lambda: Reshaped(
+        Kronecker(weight(1, (3, 2, 3, 1)), weight(2, (3, 2, 2, 5)), "k"), (6, 5), (1, 0, 2), "r"
+    ),
+    "reshaped_of_fakes": lambda: Reshaped(
+        Tucker2(fake(weight(1, (6, 2))), weight(2, (2, 3)), weight(3, (3, 5)), "t"), (6, 5), (1, 0), "r"
     ),
     "kronecker": lambda: Kronecker(weight(1, (2, 3, 1)), weight(2, (2, 2, 5)), "k"),
     "kronecker_conv": lambda: Kronecker(weight(1, (1, 2, 2)), weight(2, (1, 3, 3, 2, 2)), "k"),

@@ -157,7 +157,7 @@ def test_factors_are_fewer_weights_in_packed_files_and_gradients(make, shape):
 def test_factors_can_be_pruned_and_quantized_by_their_paths(make, shape):
     params = make("w").init({"w": gaussian(*shape)})
     first = next(iter(type(params["w"]).__dataclass_fields__))
-    path = f"w/{first}" if first != "cores" else "w/cores/0"
+    path = f"w/{first}/0" if first in ("cores", "window") else f"w/{first}"
     params = weights(path, 8).init(magnitude(path, 0.5).init(params))
     np.testing.assert_array_equal(pack(params)["w"].dense(), params["w"].dense())
     assert "Masked" in repr(jax.tree.structure(params))

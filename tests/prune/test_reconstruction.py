@@ -92,6 +92,15 @@ def test_sparsegpt_is_given_the_moment_of_the_patches_group_by_group():
 
 
 @pytest.mark.parametrize("make", [wanda, sparsegpt, optimal_brain_surgeon])
+def test_a_kernel_used_transposed_is_pruned_as_the_one_that_it_is_there(make):
+    w, x = jax.random.normal(jax.random.key(2), (6, 8)), jax.random.normal(jax.random.key(3), (20, 8))
+    turned = make("w", 0.5, lambda p, x: x @ p["w"].T, [x]).init({"w": w})["w"]
+    plain = make("w", 0.5, lambda p, x: x @ p["w"], [x]).init({"w": w.T})["w"]
+    np.testing.assert_array_equal(turned.mask, plain.mask.T)
+    np.testing.assert_allclose(turned.weight, plain.weight.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [wanda, sparsegpt, optimal_brain_surgeon])
 def test_counts_are_exact_and_the_mask_stands(make):
     params, batches = model()
     transform = make(".*kernel", 0.6, apply, batches)
@@ -148,10 +157,10 @@ def test_runs_along_the_inputs():
         (lambda p, b: sparsegpt("fc/kernel", 0.5, apply, b, structure=Blocks(2, 2)), "neither Single"),
         (lambda p, b: optimal_brain_surgeon("fc/kernel", 0.5, apply, b, damping=-1.0), "damping -1.0"),
         (
-            lambda p, b: sparsegpt("w", 0.5, lambda p, x: x @ p["w"].T, [jnp.ones((2, 3))]).init(
-                {"w": jnp.arange(9.0).reshape(3, 3)}
-            ),
-            r"w of shape \(3, 3\) is not used as a kernel",
+            lambda p, b: sparsegpt(
+                "w", 0.5, lambda p, x: jax.lax.conv_transpose(x, p["w"], (2,), "SAME"), [jnp.ones((2, 5, 3))]
+            ).init({"w": jnp.ones((2, 3, 3))}),
+            "w is not used as a kernel whose inputs are known: in a transposed convolution",
         ),
     ],
 )
