@@ -1,14 +1,15 @@
 """Weights as a ring of small tensors, one for every mode."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxcompress.arrays.base import CompressedArray, compressed, dense, static
-from jaxcompress.arrays.factored import Factored, Product, fitting
+from jaxcompress.arrays.factored import Factored, Move, Product, fitting, layer_shapes
 from jaxcompress.coding import Coded
 
 _GROUPS = ("window", "inputs", "outputs")
@@ -36,27 +37,32 @@ class TensorRing(Factored):
         return (*self.window, *self.inputs, *self.outputs)
 
     @property
+    def stack_axes(self) -> int:
+        return self.inputs[0].ndim - 3 if self.inputs else 0
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        sizes = (math.prod(core.shape[1] for core in modes) for modes in (self.inputs, self.outputs))
-        return (*(core.shape[1] for core in self.window), *sizes)
+        stack = self.inputs[0].shape[: self.stack_axes]
+        sizes = (math.prod(core.shape[-2] for core in modes) for modes in (self.inputs, self.outputs))
+        return (*stack, *(core.shape[-2] for core in self.window), *sizes)
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks before the cores, of which the first is that after the last core too."""
-        return tuple(core.shape[0] for core in self.cores)
+        return tuple(core.shape[-3] for core in self.cores)
 
-    def dense(self) -> Array:
+    def product(self) -> Array:
         *front, last = self.cores
         whole = _chain(front)
         return jnp.tensordot(whole, dense(last), ((0, whole.ndim - 1), (2, 0))).reshape(self.shape)
 
     def multiply(self, x: Array, product: Product) -> Array | None:
-        if self.window:
+        if self.window or self.stack_axes:
             return None
         return self._outwards(self._inwards(x, product), product)
 
     def convolve(self, x: Array, convolution: Callable[[Array, Array], Array], product: Product) -> Array | None:
-        if not self.window:
+        if not self.window or self.stack_axes:
             return None
         x = self._inwards(x, product)  # (batch, *places, rank behind the window, rank behind the inputs)
         batch, behind = x.shape[0], x.shape[-1]
@@ -86,12 +92,23 @@ class TensorRing(Factored):
         x = product(x, last, (x.ndim - 2, x.ndim - 1), (0, 2))
         return x.reshape(*batch, -1)
 
+    def transposed(self, permuted: Move) -> "TensorRing | None":
+        if self.window or self.stack_axes:  # a trace stays when its product is turned around, but not three of them
+            return None
+        return replace(self, inputs=self.outputs, outputs=self.inputs)
+
+    def flipped(self, axes: Sequence[int], reverse: Move) -> "TensorRing | None":
+        if self.stack_axes or max(axes) >= len(self.window):
+            return None
+        window = (reverse(core, (1,)) if axis in axes else core for axis, core in enumerate(self.window))
+        return replace(self, window=tuple(window))
+
     def check(self) -> None:
-        fitting(
-            self, *((core.ndim, 3) for core in self.cores), *((min(len(m), 1), 1) for m in (self.inputs, self.outputs))
-        )
-        after = [core.shape[2] for core in self.cores]
-        fitting(self, *zip(self.ranks, [after[-1], *after[:-1]], strict=True))
+        fitting(self, (min(len(self.inputs), 1), 1), (min(len(self.outputs), 1), 1))
+        shapes = layer_shapes(self)
+        fitting(self, *((len(shape), 3) for shape in shapes))
+        after = [shape[2] for shape in shapes]
+        fitting(self, *zip((shape[0] for shape in shapes), [after[-1], *after[:-1]], strict=True))
 
     @classmethod
     def of(cls, parts: dict[str, Any], coded: Coded) -> Self:

@@ -49,11 +49,7 @@ def tensor_train(
     owner = name or f"tensor_train[{pattern}]"
 
     def by_modes(path: str, shape: tuple[int, ...]) -> Axes:
-        sizes = math.prod(modes[0]), math.prod(modes[1])
-        fitting = [n for n in range(1, len(shape)) if (math.prod(shape[:n]), math.prod(shape[n:])) == sizes]
-        if shape[-2:] == sizes or not fitting:
-            return layouts.convolution(path, shape)
-        return layouts.split_at(shape, fitting[-1])
+        return layouts.by_sizes(path, shape, math.prod(modes[0]), math.prod(modes[1]))
 
     def factors(path: str, layers: Array, own: Axes) -> list[Factored]:
         check_groups(path, own, "a tensor train")

@@ -160,6 +160,7 @@ LEAVES = {
     "tensor_ring_conv": lambda: TensorRing(
         (weight(1, (2, 3, 1)), weight(2, (1, 2, 3))), (weight(3, (3, 4, 2)),), (weight(4, (2, 5, 2)),), "r"
     ),
+    "tensor_ring_stack": lambda: TensorRing((), (weight(1, (4, 2, 6, 3)),), (weight(2, (4, 3, 5, 2)),), "r"),
     "tensor_train_stack": lambda: TensorTrain((weight(1, (4, 1, 2, 5, 3)), weight(2, (4, 3, 3, 1, 1))), (), "t"),
     "kronecker_stack": lambda: Kronecker(weight(1, (3, 2, 3, 1)), weight(2, (3, 2, 2, 5)), "k"),
     "reshaped": lambda: Reshaped(low_rank(), (2, 3, 5), (2, 0, 1), "r"),

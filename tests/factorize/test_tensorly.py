@@ -64,12 +64,14 @@ def paired_train(inputs, outputs, ranks):
 TENSORS = {
     "cp of a matrix": (lambda: weighted_cp((12, 20)), DENSE, LowRank),
     "cp of a convolution": (lambda: weighted_cp(CONVOLUTION), CONVOLUTION, CP),
+    "cp of one place": (lambda: weighted_cp((5, 6, 8)), (5, 6, 8), CP),
+    "cp of three places": (lambda: weighted_cp((3, 2, 3, 6, 8)), (3, 2, 3, 6, 8), CP),
     "cp of split axes": (lambda: weighted_cp((3, 2, 2, 3, 4, 2)), CONVOLUTION, CP),
     "cp of a split matrix": (lambda: weighted_cp((3, 4, 4, 5)), DENSE, LowRank),
     "tucker of a matrix": (lambda: tucker(DENSE, (3, 5)), DENSE, Tucker2),
     "tucker of a convolution": (lambda: tucker(CONVOLUTION, (2, 1, 3, 5)), CONVOLUTION, Tucker),
-    "tucker of one place": (lambda: tucker((5, 6, 8), (2, 3, 4)), (5, 6, 8), Tucker2),
-    "tucker of three places": (lambda: tucker((3, 2, 3, 6, 8), (2, 1, 2, 3, 4)), (3, 2, 3, 6, 8), Tucker2),
+    "tucker of one place": (lambda: tucker((5, 6, 8), (2, 3, 4)), (5, 6, 8), Tucker),
+    "tucker of three places": (lambda: tucker((3, 2, 3, 6, 8), (2, 1, 2, 3, 4)), (3, 2, 3, 6, 8), Tucker),
     "train of a matrix": (lambda: train((3, 4, 4, 5), (1, 2, 3, 2, 1)), DENSE, TensorTrain),
     "train of two": (lambda: train(DENSE, (1, 3, 1)), DENSE, TensorTrain),
     "train of a convolution": (lambda: train(CONVOLUTION, (1, 3, 4, 5, 1)), CONVOLUTION, TensorTrain),
@@ -411,3 +413,30 @@ def test_without_tensorly_the_extra_is_named(monkeypatch):
     ):
         with pytest.raises(ImportError, match=r"pip install 'jaxcompress\[tensorly\]'"):
             call()
+
+
+def test_a_kernel_of_several_output_axes_is_the_matrix_that_its_axes_tell():
+    kernel = gaussian(12, 4, 5)
+    seen = []
+
+    def decompose(array):
+        seen.append(array.shape)
+        return decomposition.parafac(array, 2, n_iter_max=50, tol=0, random_state=0)
+
+    leaf = factorize.by("w", decompose, axes=1).init({"w": jnp.asarray(kernel)})["w"]
+    u, s, v = np.linalg.svd(kernel.reshape(12, 20))
+    assert seen == [(12, 20)] and leaf.shape == (12, 4, 5)
+    np.testing.assert_allclose(leaf.dense().reshape(12, 20), (u[:, :2] * s[:2]) @ v[:2], atol=0.02)
+
+
+def test_every_layer_of_a_stack_is_decomposed():
+    kernel = gaussian(3, 12, 20)
+    layers = jc.factorize.Axes((1,), (2,), (0,))
+    ranks = iter((2, 2, 2, 2, 3, 2))
+    decompose = lambda array: decomposition.tensor_train(array, rank=[1, next(ranks), 1])
+    leaf = factorize.by("w", decompose, axes=layers).init({"w": jnp.asarray(kernel)})["w"]
+    for layer, one in zip(kernel, leaf.dense(), strict=True):
+        u, s, v = np.linalg.svd(layer)
+        np.testing.assert_allclose(one, (u[:, :2] * s[:2]) @ v[:2], atol=1e-4)
+    with pytest.raises(ValueError, match="the layers of w have factors of shapes"):
+        factorize.by("w", decompose, axes=layers).init({"w": jnp.asarray(kernel)})

@@ -88,13 +88,7 @@ def _sum(tensor: Tensor, shape: tuple[int, ...]) -> CompressedArray | None:
     *window, u, v = map(jnp.asarray, axes)
     if not window:
         return LowRank(u, v.T, 1, 1)
-    return _convolution(window, u, v.T)
-
-
-def _convolution(window: list[Array], u: Array, v: Array) -> CompressedArray:
-    if len(window) != 2:
-        raise ValueError(f"a CP tensor of {len(window) + 2} axes has no leaf; one of (height, width, in, out) has")
-    return CP(window[0], window[1], u, v)
+    return CP(tuple(window), u, v.T)
 
 
 def _pairs(factors: list[np.ndarray]) -> np.ndarray:
@@ -124,9 +118,9 @@ def _tucker(tensor: Tensor, shape: Sequence[int] | None, modes: Sequence[int] | 
 
 def _of_core(core: np.ndarray, factors: dict[int, np.ndarray]) -> CompressedArray:
     last, before = core.ndim - 1, core.ndim - 2
-    if core.ndim == 4 and len(factors) == 4:
-        height, width, u, v = (jnp.asarray(factors[axis]) for axis in range(4))
-        return Tucker(height, width, u, jnp.asarray(core), v.T)
+    if before > 0 and len(factors) == core.ndim:
+        *window, u, v = (jnp.asarray(factors[axis]) for axis in range(core.ndim))
+        return Tucker(tuple(window), u, jnp.asarray(core), v.T)
     for axis in range(before):  # factors of a window alone are small beside the core that they make
         if axis in factors:
             core = np.moveaxis(np.tensordot(factors[axis], core, ((1,), (axis,))), 0, axis)

@@ -26,18 +26,18 @@ def to_tensor(leaf: CompressedArray) -> Any:
     if tensor is None:
         known = ", ".join(sorted(kind.__name__ for kind in _TENSORS))
         raise ValueError(f"tensorly has no tensor for {type(leaf).__name__}; it has for {known}")
+    if leaf.stack_axes:  # pyright: ignore[reportAttributeAccessIssue] (all that have one are Factored)
+        raise ValueError(f"a {type(leaf).__name__} of shape {leaf.shape} is a stack of layers, and no one tensor")
     return tensor(leaf, tensorly)
 
 
 def _cp(leaf: CP, tensorly: Any) -> Any:
-    return _sum([leaf.height, leaf.width, leaf.u, dense(leaf.v).T], tensorly)
+    return _sum([*leaf.window, leaf.u, dense(leaf.v).T], tensorly)
 
 
 def _low_rank(leaf: LowRank, tensorly: Any) -> Any:
-    if leaf.stack_axes or leaf.output_axes != 1:
-        raise ValueError(
-            f"a LowRank of shape {leaf.shape} with several output or stack axes is no tensor of tensorly's"
-        )
+    if leaf.output_axes != 1:
+        raise ValueError(f"a LowRank of shape {leaf.shape} with several output axes is no tensor of tensorly's")
     if leaf.input_axes == 1:
         return _sum([leaf.u, dense(leaf.v).T], tensorly)
     return _core(leaf.u, [dense(leaf.v).T], tensorly)
@@ -48,7 +48,7 @@ def _tucker2(leaf: Tucker2, tensorly: Any) -> Any:
 
 
 def _tucker(leaf: Tucker, tensorly: Any) -> Any:
-    return _core(leaf.core, [leaf.height, leaf.width, leaf.u, dense(leaf.v).T], tensorly)
+    return _core(leaf.core, [*leaf.window, leaf.u, dense(leaf.v).T], tensorly)
 
 
 def _train(leaf: TensorTrain, tensorly: Any) -> Any:

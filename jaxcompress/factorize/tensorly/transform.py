@@ -4,14 +4,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcompress.arrays import CompressedArray
-from jaxcompress.factorize.factoring import factorization
+from jaxcompress.arrays import Factored, TensorRing, TensorTrain
+from jaxcompress.factorize import layouts
+from jaxcompress.factorize.factoring import check_groups, factorization
 from jaxcompress.factorize.tensorly.backend import numpy_backend
 from jaxcompress.factorize.tensorly.leaves import to_leaf
+from jaxcompress.interpreters.axes import Axes
+from jaxcompress.numerics.precision import widened
 from jaxcompress.transform import Transform
 
 
@@ -22,6 +24,7 @@ def by(
     inputs: Sequence[int] | None = None,
     outputs: Sequence[int] | None = None,
     modes: Sequence[int] | None = None,
+    axes: layouts.Layout = None,
     always: bool = False,
     name: str | None = None,
 ) -> Transform:
@@ -30,6 +33,8 @@ def by(
     The array is the kernel (*window, in, out) in NumPy, float32 or float64, its last two axes split into the modes
     `inputs` and `outputs` where these are given, as a train, a ring or a TT-matrix of many cores needs them. The tensor
     becomes the leaf that `to_leaf` says, `modes` being those of a partial Tucker decomposition, in the kernel's dtype.
+    Which matrix or convolution a kernel is, `axes` tell, as those of `svd`, or else the modes; of a stack every layer
+    is decomposed, and has factors of the same shapes.
     tensorly's rules of ranks (``validate_cp_rank`` and the like, and the fractions and ``'same'`` that its functions
     take in place of a rank) hold as there. Its numpy backend is set while ``decompose`` runs, and what was set before
     afterwards; randomness is the ``random_state`` that it passes on. For example::
@@ -53,18 +58,31 @@ def by(
             raise ValueError(f"{what} {tuple(numbers)} for pattern {pattern!r} are not integers of at least 1")
     owner = name or f"by[{pattern}]"
 
-    def factors(path: str, kernel: Array) -> CompressedArray:
-        array = np.asarray(kernel if kernel.dtype == jnp.float64 else kernel.astype(jnp.float32))
-        array = array.reshape(_split(path, kernel.shape, inputs, outputs))
+    def by_modes(path: str, shape: tuple[int, ...]) -> Axes:
+        if inputs is None or outputs is None:
+            return layouts.squarest(path, shape)
+        return layouts.by_sizes(path, shape, math.prod(inputs), math.prod(outputs))
+
+    def leaf(path: str, layer: Array, own: Axes) -> Factored:
+        array = np.asarray(widened(layer)).reshape(_split(path, layer.shape, inputs, outputs))
         with numpy_backend():
             tensor = decompose(array)
             try:
-                leaf = to_leaf(tensor, kernel.shape, modes=modes, owner=owner)
+                leaf = to_leaf(tensor, layer.shape, modes=modes, owner=owner)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-        return leaf.map_arrays(lambda _, part: part.astype(kernel.dtype))
+        if isinstance(leaf, TensorTrain | TensorRing):
+            check_groups(path, own, f"a {type(leaf).__name__}")
+        return leaf.map_arrays(lambda _, part: part.astype(layer.dtype))  # pyright: ignore (of the same class)
 
-    return factorization(pattern, owner, factors, None, always=always)
+    def factors(path: str, layers: Array, own: Axes) -> list[Factored]:
+        leaves = [leaf(path, layer, own) for layer in layers]
+        shapes = {tuple(part.shape for part in one.parts()) for one in leaves}
+        if len(shapes) > 1:
+            raise ValueError(f"the layers of {path} have factors of shapes {sorted(shapes)}; a stack has those of one")
+        return leaves
+
+    return factorization(pattern, owner, factors, None, always=always, axes=axes, convention=by_modes)
 
 
 def _split(
