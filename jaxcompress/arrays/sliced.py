@@ -44,7 +44,8 @@ class Sliced(CompressedArray):
     @classmethod
     def rebuilt(cls, weight: Any, **known: Any) -> Any:
         """Returns the leaf of these parts, or the False that stands for it in a mask."""
-        return weight if isinstance(weight, bool | np.bool_) and not weight else cls(weight, **known)
+        left_out = isinstance(weight, bool | np.bool_) and not weight
+        return weight if left_out else cls(weight, **known)  # pyright: ignore (JAX puts any object there)
 
     @property
     def stack_axes(self) -> int:

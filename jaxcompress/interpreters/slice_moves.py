@@ -210,7 +210,7 @@ def window(x: Slices, cuts: Sequence[tuple[int, int, int]]) -> Any:
         entries, kept = range(*where), x.keep[axis]
         shape.append(len(entries))
         if not is_known(fill) and fill.shape[axis] > 1:
-            fill = at_once(lambda fill, where=where, axis=axis: lax.slice_in_dim(fill, *where, axis), fill)
+            fill = at_once(lambda fill, where=where, axis=axis: lax.slice_in_dim(fill, *where, axis=axis), fill)
         if kept is None:
             out = lax.slice_in_dim(out, *where, axis)
             keep.append(None)

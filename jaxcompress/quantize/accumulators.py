@@ -5,6 +5,9 @@ of a channel that weight decay has left dead, it is beyond int32; the kernel the
 fits and such weights are small codes or none. So does onnxruntime (microsoft/onnxruntime, pull request 22020).
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -26,6 +29,7 @@ def fitting(scale: Array, bias: Array, given: Grid, products: int) -> Array:
     return jnp.maximum(scale, _least(scale, bias, given, products))
 
 
+@partial(jax.jit, static_argnames="given")
 def fitting_codes(codes: Array, scale: Array, zero_point: Array, bias: Array, given: Grid) -> tuple[Array, Array]:
     """Returns the codes and the scale of a kernel as `fitting` has it: the reals of the codes, rounded again.
 
@@ -47,8 +51,9 @@ def _least(scale: Array, bias: Array, given: Grid, products: int) -> Array:
     span = max(given.zero_point - given.smallest, given.largest - given.zero_point)
     largest = float(largest_sum(given))
     room = largest - min(128.0 * span * products, largest / 2)
-    # The factor keeps the quotient in float32 from ending below the exact one.
-    least = jnp.abs(lax.stop_gradient(dense(bias)).astype(jnp.float32)) * np.float32((1 + 1e-6) / room) / given.scale
+    # One product, which is the same compiled and not, by a factor that keeps it from ending below the exact quotient.
+    factor = np.float32((1 + 1e-6) / room / float(given.scale))
+    least = jnp.abs(lax.stop_gradient(dense(bias)).astype(jnp.float32)) * factor
     least = jnp.maximum(least, np.float32(_LEAST) * np.maximum(np.float32(1), 1 / given.scale))
     return (jnp.max(least).reshape(scale.shape) if scale.size == 1 else least.reshape(scale.shape)).astype(scale.dtype)
 

@@ -115,7 +115,7 @@ def test_ten_thousand_outputs_are_compared_and_fewer_of_large_models():
     assert 0.999**10_000 < 5e-5  # the chance to miss a fault in one of a thousand
     large = dense_model(2000, 2000)
     assert jc.export.compared(large) == {"default": 10_000, "reference": 10_000}
-    for inputs, counts in ((10**6, (10 * 1000, 4 * 1000)), (10**8, (4 * 1000, 4 * 1000))):
+    for inputs, counts in ((5 * 10**5, (10 * 1000, 8 * 1000)), (10**8, (4 * 1000, 4 * 1000))):
         kernel = np.broadcast_to(np.int8(1), (inputs, 1000))  # of 4 inputs at least, and at most of 10 here
         model = dense_model(5, 1000)
         model = model._replace(layers={"layer": model.layers["layer"]._replace(kernel=kernel)})

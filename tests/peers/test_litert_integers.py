@@ -424,6 +424,20 @@ def test_reals_are_encoded_and_decoded_as_on_the_device(bits, arithmetic):
         np.testing.assert_array_equal(run(x), on_device(data, x, arithmetic), err_msg=f"{of}")
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@BITS
+@pytest.mark.parametrize("size", [1, 7, 8, 13, 35])
+def test_reals_of_any_number_are_encoded_as_on_the_device(size, bits, arithmetic):
+    draw = np.random.default_rng(size)
+    of = drawn_grid(draw, bits)
+    steps = draw.integers(of.smallest - 9, of.largest + 10, (60, size)) + 0.5 - of.zero_point
+    ties = np.float32(steps * np.float64(of.scale))
+    model = op_model("reshape", (1, size), of, out=(1, size))
+    for x in (ties, *(np.nextafter(ties, np.float32(side)) for side in (-np.inf, np.inf))):
+        found = decode(encode(jnp.asarray(x), of, arithmetic), of)
+        np.testing.assert_array_equal(found, on_device(writer.to_bytes(model, "float32"), x, arithmetic))
+
+
 def test_kernels_encode_differently():
     """Ties go to even codes or away from zero, and a product with an inverse is not always the quotient."""
     of = grid(2.0, 1)
