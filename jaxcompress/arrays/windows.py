@@ -1,7 +1,6 @@
 """A factor for every axis of a window: what they are called in files, and how they are reversed."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from jaxcompress.arrays.base import data_fields
@@ -17,7 +16,7 @@ def filed(coded: Coded) -> Coded:
     Those of a window of two axes are ``height`` and ``width``, those of others ``window/0`` and so on.
     """
     names = _NAMES if sum(name.startswith("window/") for name in coded.parts) == 2 else {}
-    return replace(coded, parts={names.get(name, name): part for name, part in coded.parts.items()})
+    return coded._replace(parts={names.get(name, name): part for name, part in coded.parts.items()})
 
 
 def of_window(cls: type, parts: dict[str, Any]) -> dict[str, Any]:
