@@ -2,7 +2,7 @@
 
 Every leaf of the contract is a seed. The header is mutated as JSON and as text, the streams as bytes, the stored header
 as what zlib reads. Whatever comes of it is read, within 2 seconds and ten times the memory that the file may ask for,
-or refused by a ValueError; what is read is written and read again, to the same bytes.
+or refused by a ValueError; what is read is written and read again, to the same bytes (of the long form every tenth).
 """
 
 import copy
@@ -80,7 +80,7 @@ def mutated(draw: random.Random, files: list[Seed]) -> bytes:
     return _file(_scrambled(draw, stored) if draw.random() < 0.05 else stored, body)
 
 
-def outcome(data: bytes) -> str:
+def outcome(data: bytes, rewrite: bool = True) -> str:
     """Reads a file within the bounds and returns ``read`` or ``refused``; raises AssertionError beyond them."""
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
@@ -92,21 +92,21 @@ def outcome(data: bytes) -> str:
     seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1] - before
     assert seconds < SECONDS, f"{seconds:.1f} s for {data!r}"
     assert peak < TIMES * max(LIMIT, len(data)), f"{peak} bytes for {data!r}"
-    if tree:
+    if tree and rewrite:
         again = to_bytes(tree)
         assert to_bytes(from_bytes(again)) == again, f"written otherwise: {data!r}"
     return result
 
 
-def fuzz(count: int, seed: int) -> Counter[str]:
-    """Reads `count` mutated files and counts what came of them."""
+def fuzz(count: int, seed: int, every: int = 1) -> Counter[str]:
+    """Reads `count` mutated files, writes one in `every` again if it is read, and counts what came of them."""
     draw, files, outcomes = random.Random(seed), seeds(), Counter[str]()
     tracemalloc.start()
     try:
         for done in range(count):
             data = mutated(draw, files)
             try:
-                outcomes[outcome(data)] += 1
+                outcomes[outcome(data, rewrite=done % every == 0)] += 1
             except Exception as error:
                 raise AssertionError(
                     f"file {done} of seed {seed}: {type(error).__name__}: {error}: {data!r}"
@@ -192,6 +192,8 @@ def _scrambled(draw: random.Random, data: bytes) -> bytes:
 if __name__ == "__main__":
     number, first = (int(text) for text in (*sys.argv[1:], "200000", "0")[:2])
     began = time.process_time()
-    print(f"seed {first}: {dict(fuzz(number, first))} of {number:,}, only ValueError, none above {SECONDS:g} s or")
+    print(
+        f"seed {first}: {dict(fuzz(number, first, every=10))} of {number:,}, only ValueError, none above {SECONDS:g} s or"
+    )
     print(f"{TIMES} x {LIMIT:,} bytes; {time.process_time() - began:.0f} s of CPU time;", end=" ")
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB resident at most")
