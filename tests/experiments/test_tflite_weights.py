@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import jaxcompress as jc
 from experiments import data, models, tflite_weights
 from jaxcompress.export.litert import Model
+from jaxcompress.interpreters.integers import decode, encode
 from tests.experiments.models import draws
 
 # TensorFlow's own, while it is imported and while it converts.
@@ -405,3 +406,23 @@ def test_public_integers_are_near_their_floats(quantized, float32, model, shape)
             axes = tuple(range(found[path].ndim - 1)) if path[:2] != "fc" else None
             step = np.abs(found[path]).max(axis=axes) / 127  # the largest code of a channel is 127
             assert np.all(np.abs(found[path] - expected[path]) <= 0.51 * step + 1e-9), path
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@NEEDS_FILES
+def test_the_public_mobilenet_with_its_dead_channels_is_written_as_integers(tmp_path):
+    """Of its 2738 outputs of layers 970 have weights below 1e-20 beside a bias."""
+    model, shape = models.MobileNetV1(norm=False), (96, 96, 3)
+    params = {"params": public("vww_96_float.tflite", model, shape)}
+    x = jnp.clip(0.5 + 0.25 * draws.normal(48, *shape), 0, 1)
+    graph, weights = jc.read(model.apply, params, x[:1])
+    largest = [np.abs(of["kernel"]).max(tuple(range(of["kernel"].ndim - 1))) for of in weights.values()]
+    assert sum(int(np.sum(of < 1e-20)) for of in largest) == 970 and sum(of.size for of in largest) == 2738
+    grids = jc.quantize.calibrate(graph, weights, [x[:16]])
+    device = jc.quantize.to_integers(graph, jc.quantize.post_training(graph, weights, grids, [x[:16]]), grids)
+    assert jc.export.compared(device)["default"] > 5000
+    jc.export.integers(device, tmp_path / "model.tflite")
+    found = decode(jax.jit(jc.integers(device))(encode(x, grids["input"])), grids[graph.output])
+    expected = jax.jit(graph)(weights, x)
+    assert float(jnp.sqrt(jnp.mean((found - expected) ** 2) / jnp.mean(expected**2))) < 0.15
