@@ -24,7 +24,9 @@ from experiments import build, config, evaluate, quantized, report, train
 from experiments.checkpoints import Checkpoints, load_params, save_params
 from experiments.claims import claimed
 from experiments.data import Dataset, fingerprint, load
+from experiments.disk import writing
 from experiments.environment import environment
+from experiments.leftovers import clear, clear_finished
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
 from experiments.plan import Made, Plan, given, rewound
 from experiments.processes import first, wait_until
@@ -107,6 +109,7 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
     """
     this = locate(experiment, settings.root)
     if this.finished:
+        clear_finished(this.folder)
         return this
     if (ended := this.diverged) is not None:
         settings.say(f"{this.folder.name} diverged before; remove its diverged.json to try again")
@@ -157,6 +160,7 @@ def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) 
     What goes on from a checkpoint keeps what was said of the training before it.
     """
     this.folder.mkdir(parents=True, exist_ok=True)
+    clear(this.folder)
     path = this.folder / "environment.json"
     earlier = json.loads(path.read_text()) if (this.folder / "checkpoint").exists() and path.exists() else {}
     _write_text(this.folder / "config.yaml", yaml.safe_dump(config.to_plain(experiment), sort_keys=False))
@@ -263,7 +267,8 @@ def measure(
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""
     logits = build.predictor(experiment.model, data.classes, experiment.activations)
-    jc.export.save(this.packed_file, params)
+    with writing(this.packed_file):
+        jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)
     outputs = evaluate.predict(logits, restored, data.test.images)
     if outputs.tobytes() != evaluate.predict(logits, jc.pack(params), data.test.images).tobytes():
@@ -315,4 +320,5 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
-    write_whole(path, text.encode())
+    with writing(path):
+        write_whole(path, text.encode())
