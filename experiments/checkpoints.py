@@ -4,9 +4,12 @@ Orbax gets flat dicts of arrays: it would store a typed tree without the static 
 structure follows from the configuration; of final parameters it is written as JSON beside the arrays.
 """
 
+import contextlib
 import json
+import logging
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments import records
+from experiments.disk import writing
 from experiments.processes import single_process
 from jaxcompress.arrays.structure import describe, rebuild
 from jaxcompress.export.files import write_whole
@@ -37,7 +41,8 @@ class Checkpoints:
 
     def save(self, epoch: int, tree: Any) -> None:
         """Writes a checkpoint, which is there whole or not at all, and then removes those before it."""
-        with _checkpointer() as checkpointer:
+        with _writer(self._of(epoch)) as checkpointer:
+            self._folder.mkdir(exist_ok=True)  # in a folder that is there: no run is begun by its checkpoint
             checkpointer.save(self._of(epoch), _flat(tree), force=True)
         for earlier in self.epochs():
             if earlier < epoch:
@@ -55,9 +60,10 @@ class Checkpoints:
 def save_params(folder: pathlib.Path, params: Any) -> None:
     """Writes parameters in training form to `folder`, and their structure to ``structure.json`` beside it."""
     shutil.rmtree(folder, ignore_errors=True)
-    with _checkpointer() as checkpointer:
+    with _writer(folder) as checkpointer:
         checkpointer.save(folder.absolute(), _flat(params))
-    write_whole(folder.with_name("structure.json"), (json.dumps(describe(params), indent=1) + "\n").encode())
+    with writing(folder.with_name("structure.json")) as path:
+        write_whole(path, (json.dumps(describe(params), indent=1) + "\n").encode())
 
 
 def load_params(folder: pathlib.Path) -> Any:
@@ -78,6 +84,19 @@ def _restored(folder: pathlib.Path, remedy: str, *like: Any) -> dict[str, Any]:
     except Exception as error:  # orbax and tensorstore have many kinds of error for a file that is not as it was
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise records.damaged(folder, told[0][:200], remedy) from error
+
+
+@contextlib.contextmanager
+def _writer(folder: pathlib.Path) -> Iterator[ocp.StandardCheckpointer]:
+    """Yields what writes a checkpoint to a folder; raises DiskError if it could not be written."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # the threads of orbax log, with tracebacks, what is raised here as well
+    try:
+        with writing(folder), _checkpointer() as checkpointer:
+            yield checkpointer
+    finally:
+        log.setLevel(level)
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 
 from filelock import FileLock, Timeout
 
+from experiments.disk import writing
+
 _NAME = ".claim"
 
 
 def claim(folder: pathlib.Path) -> FileLock | None:
     """Claims a folder, which is made if need be; returns None if another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _NAME)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
+    with writing(folder / _NAME) as path:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
     return lock
 
 
@@ -30,8 +33,9 @@ def claimed(folder: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
     lock = claim(folder)
     if lock is None:
         say(f"waiting for {folder.name}, which another process makes")
-        lock = FileLock(folder / _NAME)
-        lock.acquire(poll_interval=1)
+        with writing(folder / _NAME) as path:
+            lock = FileLock(path)
+            lock.acquire(poll_interval=1)
     try:
         yield
     finally:

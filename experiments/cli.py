@@ -63,7 +63,7 @@ def ending() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         leave("stopped; give the same command again: runs go on from their last checkpoint", 130)
-    except OSError as error:
+    except OSError as error:  # a DiskError says what to do
         leave(f"error: {error}", 2 if isinstance(error, FileNotFoundError) else 1)
     except (ValueError, TypeError) as error:
         leave(f"error: {error}", 2)

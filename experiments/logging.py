@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from experiments import records
+from experiments.disk import writing
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
@@ -27,7 +28,7 @@ class Log(Protocol):
 
 def append_row(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Appends one JSON line and makes sure that it is on disk."""
-    with path.open("a") as file:
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(values) + "\n")
         file.flush()
         os.fsync(file.fileno())

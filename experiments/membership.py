@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.cohorts import Cohort, Shapes
+from experiments.disk import writing
 from experiments.placement import Placement
 from jaxcompress.export.files import write_whole
 
@@ -42,9 +43,9 @@ class Membership(NamedTuple):
 
     def write(self, root: pathlib.Path) -> None:
         """Writes this to the folder of the first point, which is made if need be."""
-        folder = root / self.runs[0]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / _NAME, (json.dumps(self._asdict()) + "\n").encode())
+        with writing(root / self.runs[0] / _NAME) as path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, (json.dumps(self._asdict()) + "\n").encode())
 
 
 def memberships(root: pathlib.Path) -> list[Membership]:

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from experiments.disk import writing
 from experiments.results import Result, Spread
 
 
@@ -56,9 +57,13 @@ def bytes_and_accuracy(points: list[tuple[str, int, float]], path: pathlib.Path)
 
 def _write(figure: Figure, path: pathlib.Path) -> None:
     partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=120)
-    plt.close(figure)
-    partial.replace(path)
+    try:
+        with writing(path):
+            figure.savefig(partial, dpi=120)
+            partial.replace(path)
+    finally:
+        plt.close(figure)
+        partial.unlink(missing_ok=True)
 
 
 def paper_and_ours(results: list[Result], title: str, path: pathlib.Path) -> None:

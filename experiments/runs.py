@@ -22,7 +22,9 @@ from experiments import build, config, evaluate, provenance, quantized, records,
 from experiments.checkpoints import Checkpoints, load_params, save_params
 from experiments.claims import claimed
 from experiments.data import Dataset, fingerprint, load
+from experiments.disk import writing
 from experiments.environment import environment
+from experiments.leftovers import clear, clear_finished
 from experiments.lineage import lineage, parents
 from experiments.logging import Log, WandbMode, append_row, read_rows, wandb_log
 from experiments.measures import measured
@@ -136,6 +138,7 @@ def run(experiment: config.Experiment, settings: Settings) -> Run:
         warn([experiment], settings)
         settings = settings._replace(differing="reuse")
     if this.finished:
+        clear_finished(this.folder)
         return this
     if (ended := this.diverged) is not None:
         settings.say(f"{this.folder.name} diverged before; remove its diverged.json to try again")
@@ -259,6 +262,7 @@ def begin(this: Run, experiment: config.Experiment, data: Dataset, **made: Any) 
     other code, what these were.
     """
     this.folder.mkdir(parents=True, exist_ok=True)
+    clear(this.folder)
     earlier = this.recorded if (this.folder / "checkpoint").exists() else {}
     now = environment() | {"data_sha256": fingerprint(data)}
     if earlier and "begun" not in earlier and provenance.differences(earlier, now["data_sha256"]):
@@ -367,6 +371,9 @@ def measure(
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""
     jc.export.save(this.packed_file, params)
+    logits = build.predictor(experiment.model, data.classes, experiment.activations)
+    with writing(this.packed_file):
+        jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)
     metrics, account, outputs = measured(experiment, data, params, restored, handed(this, experiment))
     logits = build.predictor(experiment.model, data.classes, experiment.activations)
@@ -406,4 +413,5 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
-    write_whole(path, text.encode())
+    with writing(path):
+        write_whole(path, text.encode())

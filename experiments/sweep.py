@@ -19,6 +19,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.claims import claim, claimed
 from experiments.cohorts import Cohort
 from experiments.data import Dataset
+from experiments.leftovers import clear_finished
 from experiments.logging import read_rows, wandb_log
 from experiments.membership import Membership, memberships
 from experiments.placement import Placement
@@ -81,6 +82,9 @@ def _unfinished(experiments: Sequence[config.Experiment], settings: Settings) ->
     named = {config.fingerprint(experiment): experiment for experiment in experiments}
     located = [runs.locate(experiment, settings.root) for experiment in named.values()]
     missing = agreed([not run.finished and run.diverged is None for run in located])
+    for run in located if first() else ():
+        if run.finished:
+            clear_finished(run.folder)
     return [experiment for experiment, is_missing in zip(named.values(), missing, strict=True) if is_missing]
 
 

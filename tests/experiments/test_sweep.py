@@ -1,5 +1,6 @@
 """A sweep leaves what its points leave alone, trains nothing twice, and survives whatever ends it."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import grid, runs, sweep
+from experiments import grid, runs, sweep, widths
 from experiments.claims import claim, claimed
 from experiments.config import MLP, SVD, Data, Experiment, Joint, Magnitude, Optimiser, PostTraining, Ramp, Stage
 from experiments.placement import Placement
@@ -211,13 +212,14 @@ def test_a_stage_that_cannot_begin_is_found_before_any_is_trained(tmp_path):
 # Whatever ends it.
 
 
+class Stopped(Exception):
+    pass
+
+
 def test_an_interrupted_sweep_goes_on_to_the_same_bits(swept, tmp_path):
     _, whole, _ = swept
     longer = [replace(p, stages=(p.stages[0], replace(p.stages[1], epochs=6))) for p in POINTS]
     whole = sweep.sweep(longer, settings_of(tmp_path / "whole"), placement())
-
-    class Stopped(Exception):
-        pass
 
     def stop(done, total, text):
         if text.endswith("pruned") and done == 5:
@@ -232,6 +234,92 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(swept, tmp_path):
     for run, other in zip(resumed, whole, strict=True):
         assert (run.folder / "metrics.jsonl").read_bytes() == (other.folder / "metrics.jsonl").read_bytes()
         assert run.metrics == other.metrics
+
+
+def stop_after(count):
+    """Ends a sweep when so many points are finished."""
+
+    def finish(*given):
+        if next(finished) > count:
+            raise Stopped
+        return finish_of_run(*given)
+
+    finished, finish_of_run = itertools.count(1), runs.finish
+    return finish
+
+
+def bytes_of(run):
+    return [(run.folder / name).read_bytes() for name in ("metrics.jsonl", "metrics.json", "model.jcpk")]
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+def test_one_point_that_is_left_ends_in_the_same_bits(checkpoint_seconds, tmp_path, monkeypatch):
+    """Also where another width is asked for, which the begun cohort does not take."""
+    points = [replace(p, stages=(p.stages[1],)) for p in POINTS]
+    whole = sweep.sweep(points, settings_of(tmp_path / "whole"), placement(width=4))
+    said = []
+    settings = settings_of(tmp_path / "cut", checkpoint_seconds=checkpoint_seconds, say=said.append)
+    with monkeypatch.context() as stopping, pytest.raises(Stopped):
+        stopping.setattr(runs, "finish", stop_after(3))
+        sweep.sweep(points, settings, placement(width=4))
+    resumed = sweep.sweep(points, settings, placement(width=1))
+    assert said[-1] == "1 of 4 points go on 4 at a time, as they were begun; not 1, as is asked for"
+    assert [bytes_of(run) for run in resumed] == [bytes_of(run) for run in whole]
+    environments = [json.loads((run.folder / "environment.json").read_text()) for run in resumed]
+    assert [each["cohort"]["at a time"] for each in environments] == [4, 4, 4, 4]
+
+
+def test_a_width_that_was_measured_is_kept(tmp_path, monkeypatch):
+    """Whatever a second measurement would say."""
+    monkeypatch.setattr(widths, "_seconds", lambda program, cohort, placement, width: 1 / width)
+    points = [replace(p, stages=(p.stages[1],)) for p in POINTS]
+    with monkeypatch.context() as stopping, pytest.raises(Stopped):
+        stopping.setattr(runs, "begin", stop_after(0))
+        sweep.sweep(points, settings_of(tmp_path), placement(width=None))
+    monkeypatch.setattr(widths, "_seconds", lambda program, cohort, placement, width: width)
+    (run, *_) = sweep.sweep(points, settings_of(tmp_path), placement(width=None))
+    assert json.loads((run.folder / "environment.json").read_text())["cohort"]["at a time"] == 4
+
+
+def test_what_was_not_begun_takes_the_width_that_is_asked_for(tmp_path, monkeypatch):
+    points = [replace(p, stages=(p.stages[1],)) for p in POINTS]
+    with monkeypatch.context() as stopping, pytest.raises(Stopped):
+        stopping.setattr(runs, "begin", stop_after(0))
+        sweep.sweep(points, settings_of(tmp_path), placement(width=4))
+    (run, *_) = sweep.sweep(points, settings_of(tmp_path), placement(width=2))
+    assert json.loads((run.folder / "environment.json").read_text())["cohort"]["at a time"] == 2
+
+
+def test_a_point_is_trained_on_by_the_program_it_was_begun_by(tmp_path):
+    """One begun alone is no part of a sweep's cohort; one begun by a cohort and run alone is trained anew."""
+    points = [replace(p, stages=(replace(p.stages[1], epochs=4),)) for p in POINTS]
+
+    def stop(done, total, text):
+        if done == 3:
+            raise Stopped
+
+    both = settings_of(tmp_path / "both", checkpoint_seconds=0.0)
+    with pytest.raises(Stopped):
+        runs.run(points[0], both._replace(progress=stop))
+    swept = sweep.sweep(points, both, placement())
+    expected = runs.run(points[0], settings_of(tmp_path / "alone"))
+    assert bytes_of(swept[0]) == bytes_of(expected)
+    environments = [json.loads((run.folder / "environment.json").read_text()) for run in swept]
+    assert ["cohort" in each for each in environments] == [False, True, True, True]
+    said, again = [], settings_of(tmp_path / "again", checkpoint_seconds=0.0)
+    with pytest.raises(Stopped):
+        sweep.sweep(points, again._replace(progress=stop), placement())
+    run = runs.run(points[0], again._replace(say=said.append))
+    assert bytes_of(run) == bytes_of(expected) and "was begun by the program of a sweep" in said[0]
+    assert "cohort" not in json.loads((run.folder / "environment.json").read_text())
+
+
+def test_a_damaged_cohort_names_its_file(tmp_path):
+    path = runs.locate(POINTS[0], tmp_path).folder / "cohort.json"
+    path.parent.mkdir()
+    path.write_text('{"runs": ["a"], "width": 0')
+    with pytest.raises(ValueError, match=r"cohort\.json is damaged .*: remove it"):
+        sweep.sweep([dense(0), dense(1)], settings_of(tmp_path), placement())
 
 
 SCRIPT = """
