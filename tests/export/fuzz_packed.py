@@ -192,8 +192,7 @@ def _scrambled(draw: random.Random, data: bytes) -> bytes:
 if __name__ == "__main__":
     number, first = (int(text) for text in (*sys.argv[1:], "200000", "0")[:2])
     began = time.process_time()
-    print(
-        f"seed {first}: {dict(fuzz(number, first, every=10))} of {number:,}, only ValueError, none above {SECONDS:g} s or"
-    )
+    counts = dict(fuzz(number, first, every=10))
+    print(f"seed {first}: {counts} of {number:,}, only ValueError, none above {SECONDS:g} s or")
     print(f"{TIMES} x {LIMIT:,} bytes; {time.process_time() - began:.0f} s of CPU time;", end=" ")
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB resident at most")
