@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxcompress.arrays import CompressedArray, Factored, LowRank, Reshaped
+from jaxcompress.arrays import CompressedArray, Factored, LowRank, Reshaped, dense
 from jaxcompress.interpreters.axes import Axes
 
 Layout = int | Axes | Mapping[str, int | Axes] | None  # a number is that of the first axes, which are the inputs
@@ -72,7 +72,8 @@ def placed(layers: list[Factored], axes: Axes, shape: tuple[int, ...]) -> Compre
     leaf = jax.tree.map(together, *layers) if stack else layers[0]
     window, inputs, outputs = (axes.sizes(shape, part) for part in (axes.window, axes.inputs, axes.outputs))
     if isinstance(leaf, LowRank):
-        u, v = leaf.u.reshape(*stack, *window, *inputs, leaf.rank), leaf.v.reshape(*stack, leaf.rank, *outputs)
+        u = jnp.reshape(dense(leaf.u), (*stack, *window, *inputs, leaf.rank))
+        v = jnp.reshape(dense(leaf.v), (*stack, leaf.rank, *outputs))
         leaf = LowRank(u, v, len(window) + len(inputs), len(outputs), leaf.owner)
     if axes.order == natural and leaf.shape == shape:
         return leaf

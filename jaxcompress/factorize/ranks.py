@@ -98,10 +98,10 @@ def chosen(rank: Rank, path: str, matrices: Sequence[Array], shape: tuple[int, .
     if callable(rank):
         rounded = -(-max(map(rank, matrices)) // round_to) * round_to
         return min(max(rounded, round_to), full)
-    rank = at(rank, path)
-    if number(rank, path) > full:
-        raise ValueError(f"rank {rank} is above the full rank {full} of {path}, shape {shape}")
-    return int(rank)
+    fixed = number(at(rank, path), path)
+    if fixed > full:
+        raise ValueError(f"rank {fixed} is above the full rank {full} of {path}, shape {shape}")
+    return fixed
 
 
 def at(rank: Any, path: str) -> Any:

@@ -92,7 +92,7 @@ def svd(
 
     def by_axis(path: str, layers: Array, _: Axes) -> list[Factored]:
         check_window(path, layers, "a spatial split", range(2, 4))
-        _, first, *rest, inputs, outputs = layers.shape
+        first, *rest, inputs, outputs = layers.shape[1:]
         matrices = [jnp.moveaxis(layer, -2, 1).reshape(first * inputs, -1) for layer in layers]
         number = ranks.chosen(rank, path, matrices, layers.shape[1:], round_to=round_to)
         return [
