@@ -59,14 +59,6 @@ def squarest(path: str, shape: tuple[int, ...]) -> Axes:
     return convolution(path, shape)
 
 
-def by_sizes(path: str, shape: tuple[int, ...], inputs: int, outputs: int) -> Axes:
-    """Returns the axes of a kernel with so many inputs and outputs: a matrix of several axes, or a convolution."""
-    fitting = [n for n in range(1, len(shape)) if (math.prod(shape[:n]), math.prod(shape[n:])) == (inputs, outputs)]
-    if shape[-2:] == (inputs, outputs) or not fitting:
-        return convolution(path, shape)
-    return split_at(shape, fitting[-1])
-
-
 def placed(layers: list[Factored], axes: Axes, shape: tuple[int, ...]) -> CompressedArray:
     """Returns the leaf of a kernel of `shape` whose layers, each (*window, inputs, outputs), are these leaves."""
     natural = tuple(range(len(shape)))
@@ -80,8 +72,8 @@ def placed(layers: list[Factored], axes: Axes, shape: tuple[int, ...]) -> Compre
     leaf = jax.tree.map(together, *layers) if stack else layers[0]
     window, inputs, outputs = (axes.sizes(shape, part) for part in (axes.window, axes.inputs, axes.outputs))
     if isinstance(leaf, LowRank):
-        u = dense(leaf.u).reshape(*stack, *window, *inputs, leaf.rank)
-        v = dense(leaf.v).reshape(*stack, leaf.rank, *outputs)
+        u = jnp.reshape(dense(leaf.u), (*stack, *window, *inputs, leaf.rank))
+        v = jnp.reshape(dense(leaf.v), (*stack, leaf.rank, *outputs))
         leaf = LowRank(u, v, len(window) + len(inputs), len(outputs), leaf.owner)
     if axes.order == natural and leaf.shape == shape:
         return leaf

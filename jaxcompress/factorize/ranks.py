@@ -98,10 +98,10 @@ def chosen(rank: Rank, path: str, matrices: Sequence[Array], shape: tuple[int, .
     if callable(rank):
         rounded = -(-max(map(rank, matrices)) // round_to) * round_to
         return min(max(rounded, round_to), full)
-    asked = number(at(rank, path), path)
-    if asked > full:
-        raise ValueError(f"rank {asked} is above the full rank {full} of {path}, shape {shape}")
-    return asked
+    fixed = number(at(rank, path), path)
+    if fixed > full:
+        raise ValueError(f"rank {fixed} is above the full rank {full} of {path}, shape {shape}")
+    return fixed
 
 
 def at(rank: Any, path: str) -> Any:

@@ -41,7 +41,8 @@ def wanda(
     its N:M variant. Layers follow each other as the program uses them, each on what the pruned ones before it give.
     Done once, by `init`; kept weights stay what they were. Which axes of a kernel are inputs and which outputs is read
     from the model: (d, heads, size) of attention has an output for every head and entry of it, and of a stack, in a
-    scan or a batch of products, every layer is pruned by itself.
+    scan or a batch of products, every layer is pruned by itself,
+    all of them on what the whole stack gave before.
 
     Raises ValueError for a sparsity outside [0, 1], no batches, and, from `init`, for a pattern without a match, leaves
     that are not floating-point arrays or that the structure does not fit, and kernels whose product is not found.

@@ -113,3 +113,24 @@ def test_a_tensor_train_of_a_dense_kernel_is_tensorlys(rank):
     theirs = tt_matrix_to_tensor(tensor_train_matrix(paired.astype(np.float64), rank=[1, rank, rank, 1]))
     leaf = factorize.tensor_train("w", (4, 3, 2), (2, 3, 5), rank).init({"w": jnp.asarray(kernel)})["w"]
     np.testing.assert_allclose(dense(leaf), np.asarray(theirs).reshape(kernel.shape), atol=5e-5)
+
+
+@pytest.mark.parametrize("window", [(5,), (3, 2, 2)])
+def test_tucker_of_windows_of_one_axis_and_three_leaves_the_error_of_tensorlys(window):
+    kernel = gaussian(*window, 6, 10)
+    ranks = [2] * len(window) + [3, 4]
+    expected = tensorly.tucker_to_tensor(tucker(kernel.astype(np.float64), rank=ranks, n_iter_max=50))
+    leaf = factorize.tucker("w", tuple(ranks), sweeps=50, always=True).init({"w": jnp.asarray(kernel)})["w"]
+    assert relative_error(dense(leaf), kernel) == pytest.approx(relative_error(expected, kernel), abs=2e-3)
+
+
+@pytest.mark.parametrize("window", [(5,), (3, 2, 2)])
+def test_canonical_polyadic_of_windows_of_one_axis_and_three_leaves_no_more_error_than_tensorlys(window):
+    kernel = gaussian(*window, 6, 10).astype(np.float64)
+    errors = [
+        relative_error(tensorly.cp_to_tensor(parafac(kernel, 6, n_iter_max=200, init="random", random_state=i)), kernel)
+        for i in range(3)
+    ]
+    make = factorize.cp("w", 6, key=jax.random.key(0), sweeps=200, always=True)
+    leaf = make.init({"w": jnp.asarray(kernel, jnp.float32)})["w"]
+    assert relative_error(dense(leaf), kernel) <= min(errors) + 0.01
