@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 
-from jaxcompress.numerics.precision import widened
+from jaxcompress.numerics.precision import largest, widened
 
 _GOLDEN = 2.5129  # times sqrt(alpha), nearly the root that the threshold of the empirical solution stands on
 
@@ -24,11 +24,12 @@ def vbmf_rank(matrix: Float[Array, "m n"], variance: float | None = None) -> int
     if variance is not None and not variance > 0:
         raise ValueError(f"variance={variance} of the noise must be above 0")
     shape = min(matrix.shape), max(matrix.shape)
-    s = np.asarray(jnp.linalg.svd(widened(matrix), compute_uv=False), np.float64)
+    full = widened(matrix)
+    scale = float(largest(full))  # of which the search knows no other, and sums do not overflow
+    s = np.asarray(jnp.linalg.svd(full / scale, compute_uv=False), np.float64)
     if not s[0] > 0:
         return 0
-    s, variance = s / s[0], None if variance is None else variance / s[0] ** 2  # the search knows no other scale
-    noise = _variance(s, shape) if variance is None else variance
+    noise = _variance(s, shape) if variance is None else variance / scale**2
     return int(np.sum(s > math.sqrt(noise * shape[1] * _threshold(shape))))
 
 

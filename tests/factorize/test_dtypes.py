@@ -48,7 +48,8 @@ def test_double_precision_stays_and_is_exact_to_it(name):
         pytest.skip("chooses another rank")
     with jax.enable_x64(True):
         draw = np.random.default_rng(1).standard_normal
-        kernel = np.einsum("h,w,i,o->hwio", *(draw(n) for n in (3, 3, 8, 8)))
+        inputs, outputs = np.kron(draw(4), draw(2)), np.kron(draw(2), draw(4))
+        kernel = np.einsum("h,w,i,o->hwio", draw(3), draw(3), inputs, outputs)
         leaf = FORMS[name]().init({"w": jnp.asarray(kernel)})["w"]
         assert leaf.dense().dtype == jnp.float64
         assert relative(leaf.dense(), kernel) < (1e-5 if name == "cp" else 1e-12)  # its ridge bounds the fit
