@@ -77,7 +77,7 @@ TRANSFORMS = {
     "dorefa": lambda p, n: jc.quantize.dorefa(p, 8, name=n),
     "dorefa_1_bit": lambda p, n: jc.quantize.dorefa(p, 1, name=n),
     "svd": lambda p, n: jc.factorize.svd(p, jc.factorize.ratio(0.5), always=True, name=n),
-    "svd_energy": lambda p, n: jc.factorize.svd(p, energy=0.9, name=n),
+    "svd_energy": lambda p, n: jc.factorize.svd(p, energy=0.9, always=True, name=n),
     "svd_spatial": lambda p, n: jc.factorize.svd(p, 1, split="spatial", always=True, name=n),
     "tucker": lambda p, n: jc.factorize.tucker(p, 1, always=True, name=n),
     "tucker2": lambda p, n: jc.factorize.tucker2(p, 1, always=True, name=n),

@@ -71,7 +71,8 @@ def mutated(draw: random.Random, files: list[Seed]) -> bytes:
                 header = _changed(draw, header)
             case 2:
                 other = draw.choice(files)
-                header, body = (header + other.header, body + other.body) if type(header) is list else other
+                if type(header) is list:
+                    header, body = header + copy.deepcopy(other.header), body + other.body
             case 3 | 4:
                 body = _scrambled(draw, body)
             case _:
