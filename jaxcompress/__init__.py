@@ -15,6 +15,7 @@ from jaxcompress import schedules as schedules
 from jaxcompress.additive import additive as additive
 from jaxcompress.arrays import densify as densify
 from jaxcompress.interpreters import Graph as Graph
+from jaxcompress.interpreters import Rebuilt as Rebuilt
 from jaxcompress.interpreters import channels as channels
 from jaxcompress.interpreters import cost as cost
 from jaxcompress.interpreters import integers as integers

@@ -8,6 +8,7 @@ from jaxcompress.interpreters.cost import macs as macs
 from jaxcompress.interpreters.graph import Graph as Graph
 from jaxcompress.interpreters.graph import Node as Node
 from jaxcompress.interpreters.integers import integers as integers
+from jaxcompress.interpreters.lift import Rebuilt as Rebuilt
 from jaxcompress.interpreters.lift import lift as lift
 from jaxcompress.interpreters.lift import smaller as smaller
 from jaxcompress.interpreters.memory import memory as memory

@@ -16,6 +16,7 @@ from jaxcompress.interpreters.axes import Axes
 from jaxcompress.interpreters.base import CALLS, INLINE, Reading, evaluate, trace
 from jaxcompress.interpreters.cost import macs, multiply_adds
 from jaxcompress.interpreters.lift import lift, smaller
+from jaxcompress.interpreters.loops import scan_operands
 from jaxcompress.interpreters.weights import Atoms, Weight, weight
 from jaxcompress.paths import Params, flatten, select
 
@@ -167,9 +168,9 @@ def _scan(
     values: Sequence[Any],
 ) -> list[Any]:
     """Runs a scan, and gives out what is measured in its turns."""
-    consts, carries, length = params["num_consts"], params["num_carry"], params["length"]
-    fixed = [value.repeated(length) if isinstance(value, Weight) else value for value in values[:consts]]
-    layers = values[consts + carries :]
+    consts, initial, layers = scan_operands(params, values)
+    carries, length = len(initial), params["length"]
+    fixed = [value.repeated(length) if isinstance(value, Weight) else value for value in consts]
     kept: list[Any] = []  # what was measured in the turn that is traced: structure, and leaves
 
     def turn(carry: list[Any], slices: list[Any]) -> tuple[list[Any], tuple[list[Any], list[Any]]]:
@@ -181,8 +182,7 @@ def _scan(
         return out[:carries], (out[carries:], [leaf for leaf in leaves if isinstance(leaf, jax.Array)])
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
-    initial = [_value(value) for value in values[consts : consts + carries]]
-    final, (outputs, arrays) = lax.scan(turn, initial, list(map(_value, layers)), **options)
+    final, (outputs, arrays) = lax.scan(turn, list(map(_value, initial)), list(map(_value, layers)), **options)
     structure, leaves = kept
     source = iter(arrays)
     whole = [next(source) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
