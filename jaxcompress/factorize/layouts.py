@@ -59,6 +59,14 @@ def squarest(path: str, shape: tuple[int, ...]) -> Axes:
     return convolution(path, shape)
 
 
+def by_sizes(path: str, shape: tuple[int, ...], inputs: int, outputs: int) -> Axes:
+    """Returns the axes of a kernel with so many inputs and outputs: a matrix of several axes, or a convolution."""
+    fitting = [n for n in range(1, len(shape)) if (math.prod(shape[:n]), math.prod(shape[n:])) == (inputs, outputs)]
+    if shape[-2:] == (inputs, outputs) or not fitting:
+        return convolution(path, shape)
+    return split_at(shape, fitting[-1])
+
+
 def placed(layers: list[Factored], axes: Axes, shape: tuple[int, ...]) -> CompressedArray:
     """Returns the leaf of a kernel of `shape` whose layers, each (*window, inputs, outputs), are these leaves."""
     natural = tuple(range(len(shape)))
