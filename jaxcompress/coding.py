@@ -123,7 +123,7 @@ def decode_scale(coded: Coded) -> jax.Array:
     """Restores the scale of a leaf; raises ValueError unless it is float32, finite and positive."""
     scale = decode_array(coded.part("scale"))
     if scale.dtype != jnp.float32:
-        raise ValueError(f"a scale of {coded.kind} has dtype {scale.dtype}, not float32")
+        raise ValueError(f"a scale of dtype {scale.dtype} does not fit a {coded.kind}, whose is float32")
     if not np.all(np.isfinite(scale)) or not np.all(np.asarray(scale) > 0):
         raise ValueError(f"a scale of {coded.kind} is not finite and positive")
     return scale

@@ -43,5 +43,5 @@ class Zeros(CompressedArray):
     def decode(cls, coded: Coded, kept: np.ndarray | None = None) -> "Zeros":
         zero = decode(coded.part("zero"))
         if isinstance(zero, CompressedArray) or any(np.asarray(zero).tobytes()):  # of a negative zero too
-            raise ValueError("weights that are gone are zero, and what is stored for them is not")
+            raise ValueError(f"weights that are gone are zero, not {zero}")
         return cls(zero, coded.shape())
