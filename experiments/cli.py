@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import runs
+from experiments.interrupts import postponed
 from experiments.logging import WandbMode
 
 console = Console(stderr=True)
@@ -60,7 +61,8 @@ def ending() -> Iterator[None]:
     2 is bad input, 1 the disk, 3 training that diverged, 130 Ctrl-C.
     """
     try:
-        yield
+        with postponed():
+            yield
     except KeyboardInterrupt:
         leave("stopped; give the same command again: runs go on from their last checkpoint", 130)
     except OSError as error:  # a DiskError says what to do

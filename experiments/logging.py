@@ -101,11 +101,14 @@ def wandb_log(
 
     settings = wandb.Settings(silent=True, console="off")
     named: dict[str, Any] = {"id": folder.name, "name": name, "group": group}
-    with (
-        _kept_in(folder),
-        wandb.init(project=_project(), dir=folder, mode=chosen, config=config, settings=settings, **named) as run,
-    ):
-        yield _Wandb(run)
+    with _kept_in(folder):
+        run = wandb.init(project=_project(), dir=folder, mode=chosen, config=config, settings=settings, **named)
+        try:
+            yield _Wandb(run)
+        except BaseException:
+            run.finish(exit_code=1)  # as a `with` would, which also prints a traceback of what is told in a line later
+            raise
+        run.finish()
 
 
 def wandb_table(

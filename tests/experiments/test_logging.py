@@ -68,6 +68,12 @@ OFFLINE = """
         log.row({"epoch": 1, "loss": 0.5, "validation_error": None, "sha256": "ab"})
         log.row({"epoch": 2, "loss": 0.25, "validation_error": 3.0, "sha256": "cd"})
         log.finish({"error": 1.0, "confusion": [[1]]}, [folder / "confusion.png", *([packed] if sys.argv[2] else [])])
+    (folder / "run-2").mkdir()
+    try:
+        with wandb_log("auto", folder / "run-2", "a run that fails", {}):
+            raise OSError("the disk is full")
+    except OSError as error:
+        print(error)
     wandb_table("auto", folder, "a table", ["row"], [["first"]], [folder / "confusion.png"])
     print("done")
 """
@@ -111,8 +117,8 @@ def test_offline_run_is_written_without_network_or_account(variable, project, up
     environment |= {"WANDB_PROJECT": project} if project else {}
     command = [sys.executable, "-c", textwrap.dedent(OFFLINE), str(folder), upload]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=work)
-    assert done.returncode == 0 and "done" in done.stdout, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 and done.stdout.splitlines()[-2:] == ["the disk is full", "done"], done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
     assert not [path for path in (*home.rglob("*"), *work.rglob("*")) if path.is_file()]
     (log,) = folder.glob("wandb/offline-run-*/run-run-1.wandb")
     records = list(read_offline(log))

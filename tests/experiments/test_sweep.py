@@ -239,10 +239,10 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(swept, tmp_path):
 def stop_after(count):
     """Ends a sweep when so many points are finished."""
 
-    def finish(*given):
+    def finish(*given, **named):
         if next(finished) > count:
             raise Stopped
-        return finish_of_run(*given)
+        return finish_of_run(*given, **named)
 
     finished, finish_of_run = itertools.count(1), runs.finish
     return finish
