@@ -163,3 +163,9 @@ def test_dense_model_costs_its_weights_and_a_header():
     found = ledger(None, params)
     assert found.packed_bytes - found.overhead_bytes == found.dense_bytes
     assert found.nonzero == 0 and found.rate < 1
+
+
+def test_keys_that_would_turn_the_text_are_escaped_where_it_is_printed():
+    account = ledger(None, {"a\u202eb": jnp.ones(2), "größe": jnp.ones(2)})
+    assert [entry.path for entry in account.entries] == ["a\u202eb", "größe"]
+    assert "\u202e" not in str(account) and "a\\u202eb" in str(account) and "größe" in str(account)
