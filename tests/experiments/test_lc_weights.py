@@ -49,7 +49,9 @@ def test_other_tensors_and_sizes_are_refused():
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"text", pickled(NUMBERS)[:-9], pickled(NUMBERS)[:30] + b"\xff" * 40, gzip.compress(b"X")]
+    "raw",
+    [b"", b"text", pickled(NUMBERS)[:-9], pickled(NUMBERS)[:30] + b"\xff" * 40, gzip.compress(b"X")],
+    ids=["empty", "text", "cut", "damaged", "no pickle"],
 )
 def test_what_is_no_gzipped_pickle_is_refused(raw):
     with pytest.raises(ValueError):
