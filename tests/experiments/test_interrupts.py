@@ -1,5 +1,6 @@
 """Ctrl-C ends a process with code 130 also while XLA compiles and while Python drops exceptions."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -63,6 +64,32 @@ def test_an_interrupt_elsewhere_comes_at_once_and_handlers_are_as_before():
         pytest.fail("went on")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_an_interrupt_that_is_dropped_comes_again():
+    seen = []
+    with pytest.raises(KeyboardInterrupt), postponed():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        seen.append("dropped")
+        threading.Event().wait(30)
+        seen.append("lost")
+    assert seen == ["dropped"]
+
+
+def test_what_cleans_up_is_not_interrupted_again():
+    seen = []
+    with pytest.raises(KeyboardInterrupt), postponed():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            threading.Event().wait(0.3)
+            try:
+                raise ValueError
+            except ValueError:
+                threading.Event().wait(0.3)
+            seen.append("cleaned up")
+    assert seen == ["cleaned up"]
 
 
 def test_another_handler_and_other_threads_are_left_alone():
