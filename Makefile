@@ -6,6 +6,13 @@ READY := $(VENV)/.ready
 # Python 3.11 has JAX 0.10.1, from 3.12 on it is the newest.
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')
 TESTS ?= tests --ignore tests/peers
+# Most of the tests' time is the compiler's, so programs are compiled quickly, and once; all other targets compile as
+# users do. Only JAX 0.10 has the flags.
+QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
+ifeq ($(CONSTRAINTS),constraints.txt)
+QUICK += XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+endif
 
 .PHONY: help env demo test test-newest test-all peers lint clean
 
@@ -24,9 +31,8 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 demo: env  ## the four families on digits, down to a TFLite file; about two minutes
 	$(BIN)/python scripts/demo.py
 
-# Most of their time is the compiler's, so these are compiled quickly; all other targets compile as users do.
 test: env  ## the tests, without those marked slow and those against other libraries
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' $(TESTS)
+	$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' $(TESTS)
 
 test-newest:  ## the same on the newest JAX, in .venv-newest; give PYTHON=python3.13 if python3 is older than 3.12
 	@$(PYTHON) -c 'import sys; sys.exit("the newest JAX needs Python 3.12 or newer; try: make PYTHON=python3.13 test-newest" if sys.version_info < (3, 12) else 0)'
@@ -46,4 +52,4 @@ lint: env  ## formatting, lint and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:  ## remove the environment and caches; runs stay
-	rm -rf .venv .venv-newest .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .jax_cache .pytest_cache .ruff_cache .hypothesis

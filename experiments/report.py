@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 from experiments.disk import writing
 from experiments.results import Result, Spread
 
+# Every run draws two pictures: to lay them out by what stands in them would take as long as to draw them.
+_MARGINS = {"left": 0.14, "right": 0.87, "bottom": 0.14, "top": 0.96}
+
 
 def training_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws loss and validation error by epoch."""
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.5), gridspec_kw=_MARGINS)
     epochs = [row["epoch"] for row in rows]
     axes.semilogy(epochs, [row["loss"] for row in rows], color="tab:blue", label="training loss")
     axes.set(xlabel="epoch", ylabel="training loss")
@@ -32,14 +35,14 @@ def training_curves(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def confusion_matrix(confusion: list[list[int]], path: pathlib.Path) -> None:
     """Draws a confusion matrix, counts on a logarithmic scale so that the rare mistakes show."""
-    figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(4.5, 4), gridspec_kw=_MARGINS)
     image = axes.imshow([[max(count, 0.5) for count in row] for row in confusion], norm="log", cmap="Blues")
     for i, row in enumerate(confusion):
         for j, count in enumerate(row):
             if count:
                 axes.text(j, i, str(count), ha="center", va="center", fontsize=6, color="white" if i == j else "black")
     axes.set(xlabel="predicted", ylabel="true", xticks=range(len(confusion)), yticks=range(len(confusion)))
-    figure.colorbar(image, ax=axes, label="test images")
+    figure.colorbar(image, ax=axes, label="test images", shrink=0.8)
     _write(figure, path)
 
 

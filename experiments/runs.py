@@ -370,8 +370,6 @@ def measure(
     this: Run, experiment: config.Experiment, data: Dataset, params: Any
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """Measures the model that the packed file holds and writes what a run leaves; returns its metrics and its files."""
-    jc.export.save(this.packed_file, params)
-    logits = build.predictor(experiment.model, data.classes, experiment.activations)
     with writing(this.packed_file):
         jc.export.save(this.packed_file, params)
     restored = jc.export.load(this.packed_file)

@@ -1,6 +1,7 @@
 """Strict defaults for all tests: no implicit dtype or rank promotion; CPU, no network, no account."""
 
 import os
+from collections import Counter
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -10,6 +11,19 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all but every n-th case of a test that is ``sampled(n)`` as slow."""
+    cases: Counter[tuple] = Counter()
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker is not None:
+            test = item.path, item.originalname
+            if cases[test] % marker.args[0]:
+                item.add_marker("slow")
+            cases[test] += 1
 
 
 @pytest.fixture
@@ -23,3 +37,10 @@ def promotion():
     """Lets numbers be promoted as JAX does by itself: optax promotes integers, in its schedules and in Adam."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Keeps the compiler quick: MLIR takes longer for each program the more programs of a process are alive."""
+    yield
+    jax.clear_caches()

@@ -105,6 +105,7 @@ def test_update_is_traced_once_over_changing_steps(make):
 
 
 @EVERY_TRANSFORM
+@pytest.mark.sampled(2)
 def test_update_in_scan_equals_update_in_a_loop(make):
     transform = make(".*kernel")
     tree = transform.init(params())

@@ -85,6 +85,7 @@ def test_a_random_key_is_refused():
 
 @EVERY
 @pytest.mark.parametrize("dtype, fill", [("float16", "mixed"), ("float32", "mixed"), ("float32", "equal")])
+@pytest.mark.sampled(3)
 def test_weights_near_the_largest_are_refused_or_right(name, dtype, fill):
     largest = float(jnp.finfo(dtype).max)
     values = np.full((8, 8), largest) if fill == "equal" else np.linspace(-1, 1, 64).reshape(8, 8) * largest

@@ -14,6 +14,7 @@ from jaxcompress.factorize.layouts import Convention, Layout, axes_of, placed, s
 from jaxcompress.interpreters.axes import Axes
 from jaxcompress.paths import Params, rewrite
 from jaxcompress.transform import Transform, identity_update, owned
+from jaxcompress.weights import checked_weight
 
 # path, kernel as (layers, *window, inputs, outputs), and its axes -> the leaf of the factors of each layer
 Form = Callable[[str, Array, Axes], list[Factored]]
@@ -86,16 +87,9 @@ def _check(path: str, leaf: Any, kind: type[CompressedArray] | None) -> None:
         raise ValueError(f"{path} is already {type(leaf).__name__}; factorize first, then mask or quantize {factors}")
     if isinstance(leaf, Tracer):
         raise TypeError(f"{path} is traced; factorize outside jit, since the rank decides shapes")
-    if not hasattr(leaf, "dtype"):
-        raise ValueError(f"{path} is a {type(leaf).__name__}, not an array; a factorization needs a kernel")
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise ValueError(f"{path} of dtype {leaf.dtype} cannot be factorized; kernels are floating-point")
+    checked_weight(path, leaf, "factorized")
     if leaf.ndim < 2:
         raise ValueError(f"{path} has shape {leaf.shape}; a factorization needs a kernel of at least two axes")
-    if not leaf.size:
-        raise ValueError(f"{path} has shape {leaf.shape}: it is empty, and there is nothing to factorize")
-    if not bool(jnp.all(jnp.isfinite(leaf))):
-        raise ValueError(f"{path} holds values that are not finite and cannot be factorized")
 
 
 def _check_factors(path: str, leaf: CompressedArray) -> None:

@@ -353,6 +353,7 @@ def test_leaf_is_a_pytree_that_round_trips(name):
 
 
 @EVERY_LEAF
+@pytest.mark.sampled(3)
 def test_vmap_over_stacked_leaves_gives_each_dense_array(name):
     leaf = LEAVES[name]()
     stack = jax.tree.map(lambda a: jnp.stack([a, jnp.flip(a)]), leaf)

@@ -17,6 +17,7 @@ def through_json(params):
 
 @EVERY_LEAF
 @pytest.mark.parametrize("form", [lambda leaf: leaf, pack], ids=["training", "packed"])
+@pytest.mark.sampled(3)
 def test_every_leaf_is_rebuilt(name, form):
     params = {"layer": {"kernel": form(LEAVES[name]()), "bias": jnp.zeros(3)}}
     rebuilt = through_json(params)

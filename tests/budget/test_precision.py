@@ -49,6 +49,7 @@ def test_layers_that_suffer_most_for_their_size_keep_their_bits():
     assert mixed_precision(graph, weights, table, 64 + 96) == {"fc1": 8, "fc2": 4, "fc3": 4}
 
 
+@pytest.mark.slow
 def test_the_bits_found_are_what_post_training_takes():
     graph, weights = chain(8, 6, 4, 2)
     batches = [inputs(graph)]

@@ -120,6 +120,7 @@ def test_every_loss_with_padding_is_held():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @every_loss
+@pytest.mark.sampled(3)
 def test_half_precision_is_computed_in_float32(shape, loss, dtype):
     compiled = value_and_slope(loss)
     narrow = [jnp.asarray(drawn(shape, seed), dtype) for seed in (0, 1)]

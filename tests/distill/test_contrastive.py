@@ -17,6 +17,7 @@ OTHERS = jnp.full((4, 3), 7)
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=30).filter(lambda labels: len(set(labels)) > 1))
+@pytest.mark.slow
 def test_negatives_have_another_label(labels):
     labels = jnp.asarray(labels)
     chosen = jnp.arange(len(labels))

@@ -29,6 +29,7 @@ def macs(params, model=EXPERIMENT.model):
 
 
 @pytest.mark.parametrize(("form", "damage"), [("svd", "loss"), ("spatial", "error"), ("tucker2", "error")])
+@pytest.mark.sampled(3)
 def test_multiply_adds_are_within_the_budget(data, form, damage):
     params = build.random_params(EXPERIMENT, data, "init")
     spec = config.Budget("conv2/kernel", form, 0.6, damage, examples=20)

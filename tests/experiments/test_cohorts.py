@@ -107,6 +107,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "width"), [*((name, 2) for name in ALIKE), ("sparsity", 1)])
+@pytest.mark.sampled(3)
 def test_points_come_to_what_they_come_to_alone(name, width, folder):
     """After two epochs, one in each program: states, losses and errors."""
     of = experiments(ALIKE[name])

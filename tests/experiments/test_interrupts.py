@@ -31,6 +31,7 @@ with cli.ending():
 
 
 @pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.sampled(2)
 def test_an_interrupt_while_a_program_is_compiled_ends_with_code_130(attempt):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),

@@ -65,6 +65,7 @@ def settings(tmp_path_factory):
     return runs.Settings(tmp_path_factory.getbasetemp() / "shared" / "runs", None, "disabled")
 
 
+@pytest.mark.slow
 def test_what_passes_is_there_after_training(settings):
     """Every metric of a model and of a leaf, of stages that train and of one that quantizes."""
     asked = []

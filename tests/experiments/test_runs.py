@@ -285,6 +285,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.sampled(2)
 def test_interrupted_run_goes_on_to_the_same_bits(name, shared, tmp_path):
     whole = runs.run(RESUMED[name], shared)
     first, second = [], []
@@ -330,6 +331,7 @@ def test_half_a_line_is_trained_again(shared, tmp_path):
     assert rows(run) == rows(runs.run(DENSE, shared))
 
 
+@pytest.mark.slow
 def test_run_killed_for_real_goes_on_to_the_same_bits(shared, tmp_path):
     experiment = stage(name="killed", epochs=40, recipe=(PRUNE,))
     row = {"row": "r", "metric": "error", "experiment": "e", "stage": "killed"}

@@ -128,12 +128,14 @@ def test_the_trunk_is_trained_once_for_each_seed(swept):
     assert environment["cohort"]["points"] == 2
 
 
+@pytest.mark.slow
 def test_the_width_is_measured_and_said(tmp_path):
     said = []
     sweep.sweep(POINTS, settings_of(tmp_path, say=said.append), placement(width=None))
     assert any(text.startswith("4 points, ") and "1: " in text and "4: " in text for text in said)
 
 
+@pytest.mark.slow
 def test_points_of_other_shapes_are_other_programs(tmp_path):
     """Widths differ in shape and are run apart; ranks are padded and run together."""
     points = [replace(dense(0), model=MLP((width,))) for width in (8, 12)]
@@ -151,6 +153,7 @@ def test_points_of_other_shapes_are_other_programs(tmp_path):
     assert found[4].finished
 
 
+@pytest.mark.slow
 def test_the_order_of_composition_is_an_axis(tmp_path):
     joint = Joint("fc1/kernel", 1260, (), (0.75,), (3,), damage="error")  # which neither of them alone is within
     chosen = replace(EXPERIMENT, stages=(dense(0).stages[0], Stage("chosen", 1, 50, SGD, (joint,))))
@@ -174,6 +177,7 @@ def test_a_point_that_diverges_ends_alone(tmp_path):
     sweep.sweep(points, never, placement())
 
 
+@pytest.mark.slow
 def test_what_stands_on_a_point_that_diverges_is_not_made(tmp_path):
     """Of stages after a diverged one, and of programs of one point, others go on too."""
     tame, last = EXPERIMENT.stages
@@ -253,6 +257,7 @@ def bytes_of(run):
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+@pytest.mark.sampled(2)
 def test_one_point_that_is_left_ends_in_the_same_bits(checkpoint_seconds, tmp_path, monkeypatch):
     """Also where another width is asked for, which the begun cohort does not take."""
     points = [replace(p, stages=(p.stages[1],)) for p in POINTS]
@@ -281,6 +286,7 @@ def test_a_width_that_was_measured_is_kept(tmp_path, monkeypatch):
     assert json.loads((run.folder / "environment.json").read_text())["cohort"]["at a time"] == 4
 
 
+@pytest.mark.slow
 def test_what_was_not_begun_takes_the_width_that_is_asked_for(tmp_path, monkeypatch):
     points = [replace(p, stages=(p.stages[1],)) for p in POINTS]
     with monkeypatch.context() as stopping, pytest.raises(Stopped):
@@ -290,6 +296,7 @@ def test_what_was_not_begun_takes_the_width_that_is_asked_for(tmp_path, monkeypa
     assert json.loads((run.folder / "environment.json").read_text())["cohort"]["at a time"] == 2
 
 
+@pytest.mark.slow
 def test_a_point_is_trained_on_by_the_program_it_was_begun_by(tmp_path):
     """One begun alone is no part of a sweep's cohort; one begun by a cohort and run alone is trained anew."""
     points = [replace(p, stages=(replace(p.stages[1], epochs=4),)) for p in POINTS]
@@ -385,6 +392,7 @@ def test_a_claim_is_held_by_one_at_a_time(tmp_path):
     assert order == ["first", "second"] and said == ["waiting for run, which another process makes"]
 
 
+@pytest.mark.slow
 def test_what_another_process_makes_is_waited_for(tmp_path):
     """A claimed point is left out of the cohort, and made at the end if the other did not."""
     held = claim(runs.locate(POINTS[0], tmp_path).folder)

@@ -75,6 +75,7 @@ def student(spec, **fields):
     return config.Experiment(NORMED.data, config.MLP((10,)), (config.Stage("student", 2, 20, distill=distill),))
 
 
+@pytest.mark.slow
 def test_a_student_never_sees_the_training_set(settings, teacher):
     """Neither one that learns from logits nor one that hears activations; what was made is kept and not made again."""
     data = runs.dataset(NORMED.data, None)

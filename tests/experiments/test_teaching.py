@@ -53,6 +53,7 @@ def kind(spec):
 
 
 @pytest.mark.parametrize("spec", [*KNOWLEDGE, config.Features("fsp", **BOTH)], ids=kind)
+@pytest.mark.sampled(3)
 def test_every_lesson_has_a_slope_in_what_the_student_says_and_none_in_the_teacher(spec):
     given = batch(4, 4) if kind(spec) == "fsp" else batch()
     lessons = teaching.Lessons.of([spec])
@@ -209,6 +210,7 @@ MANY = (
 )
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_lessons_and_what_is_killed_goes_on_to_the_same_bits(settings, monkeypatch):
     experiment = taught(*MANY, epochs=3)
     data = runs.dataset(experiment.data, None)

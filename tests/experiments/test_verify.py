@@ -110,6 +110,7 @@ def test_a_changed_or_lost_ledger_fails(copied, name):
     assert failed(run, settings) == [name]
 
 
+@pytest.mark.slow
 def test_a_quantized_run_is_written_run_and_measured_again(settings, tmp_path):
     last = config.PostTraining("int8", examples=100)
     quantized = runs.run(replace(DENSE, stages=(*DENSE.stages, last)), settings)
@@ -126,6 +127,7 @@ def test_a_quantized_run_is_written_run_and_measured_again(settings, tmp_path):
     assert failed(run, here) == ["TFLite file"]
 
 
+@pytest.mark.slow
 def test_a_file_that_rows_are_of_is_written_and_run_again(copied):
     run, settings = copied
     devices.export(

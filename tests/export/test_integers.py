@@ -170,6 +170,7 @@ def test_negative_padding_is_cut_off_on_the_device_as_well(tmp_path):
 
 @pytest.mark.parametrize(("bits", "activations"), [(8, 8), (4, 8), (8, 16)], ids=["int8", "int4", "int16x8"])
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.sampled(3)
 def test_dead_channels_are_those_of_the_device(tmp_path, bits, activations, granularity):
     """Their weights are tiny, too tiny for a scale, or zero, beside biases of all sizes."""
     sizes = jnp.array([[1, 1e-25, 1e-5, 0, 1e-42, 1e-30, 1]])

@@ -86,6 +86,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("strides, padding, dilation", [((1, 1), "SAME", (1, 1)), ((2, 2), "VALID", (1, 1))])
+@pytest.mark.sampled(3)
 def test_factors_of_every_form_run_as_in_jax_in_a_smaller_file(tmp_path, form, strides, padding, dilation):
     def apply(params, x):
         numbers = ("NHWC", "HWIO", "NHWC")

@@ -50,6 +50,7 @@ PADDINGS = ("SAME", "VALID", ((2, 1), (0, 3)))
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 3)])
 @EVERY_CONVOLUTION
+@pytest.mark.sampled(5)
 def test_a_factorized_convolution_equals_the_dense_one(name, strides, dilation):
     leaf = CONVOLUTIONS[name]("w").init({"w": gaussian(H, W, I, O)})["w"]
     x = gaussian(2, 7, 8, I, seed=1)
@@ -154,6 +155,7 @@ def test_factors_are_fewer_weights_in_packed_files_and_gradients(make, shape):
 
 
 @EVERY
+@pytest.mark.sampled(3)
 def test_factors_can_be_pruned_and_quantized_by_their_paths(make, shape):
     params = make("w").init({"w": gaussian(*shape)})
     first = next(iter(type(params["w"]).__dataclass_fields__))
@@ -180,7 +182,7 @@ def test_the_whole_error_shrinks_with_the_form_that_holds_more(make, shape):
 @EVERY
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused_by_path(make, shape, value):
-    with pytest.raises(ValueError, match="w holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"w holds \d+ entries that are not finite"):
         make("w").init({"w": gaussian(*shape).at[(1,) * len(shape)].set(value)})
 
 

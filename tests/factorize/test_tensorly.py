@@ -290,7 +290,7 @@ def test_modes_below_one_and_leaves_without_a_tensor_are_named():
         factorize.by("w", lambda w: w, inputs=(0, 3))
     with pytest.raises(ValueError, match="tensorly has no tensor for Masked; it has for CP, LowRank, TensorRing"):
         to_tensor(Masked(jnp.ones((2, 2)), jnp.ones((2, 2), bool)))
-    with pytest.raises(ValueError, match="w holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"w holds \d+ entries that are not finite"):
         factorize.by("w", lambda w: w).init({"w": jnp.full((4, 4), jnp.nan)})
 
 

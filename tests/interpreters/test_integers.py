@@ -93,6 +93,7 @@ LAYERS = {
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("by_output", [False, True])
+@pytest.mark.sampled(3)
 def test_a_layer_equals_whole_number_arithmetic(name, arithmetic, by_output):
     (kernel_shape, shape, window), draw = LAYERS[name], np.random.default_rng(len(name))
     outputs = kernel_shape[-1]

@@ -102,6 +102,7 @@ MULTIPLIED_OUT = pytest.mark.filterwarnings("ignore::jaxcompress.interpreters.li
 
 @MULTIPLIED_OUT
 @pytest.mark.parametrize("name", NETS)
+@pytest.mark.sampled(3)
 def test_lifted_values_and_gradients_of_nested_factors_equal_the_dense_ones(name):
     apply, x = net(name).apply, net(name).x
     trained, fixed = partition(compressed(name, "nested"))
@@ -126,6 +127,7 @@ def test_lifted_values_of_masked_weights_equal_the_dense_ones(name):
 
 
 @pytest.mark.parametrize("name", ["linen_lenet5", "linen_scan", "linen_rnn", "nnx_mlp", "cond"])
+@pytest.mark.sampled(2)
 def test_lifted_model_under_vmap_over_a_batch_of_compressed_trees(name):
     apply, x = net(name).apply, net(name).x
     tree = compressed(name, "nested")
@@ -160,6 +162,7 @@ def test_lifted_model_trains_inside_scan(name):
 @MULTIPLIED_OUT
 @pytest.mark.parametrize("name", ["linen_lenet5", "linen_rnn", "nnx_mlp", "nnx_attention", "cond"])
 @pytest.mark.parametrize("packed", [False, True], ids=["training", "packed"])
+@pytest.mark.sampled(3)
 def test_lifted_model_is_exported_and_read_back(name, packed):
     apply, x = net(name).apply, net(name).x
     tree = pack(compressed(name, "nested")) if packed else compressed(name, "nested")

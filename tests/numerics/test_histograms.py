@@ -231,6 +231,7 @@ def divergence(counts, reach, low, high, bits, symmetric):
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (8, True), (3, False)])
 @pytest.mark.parametrize("name", ["normal", "rectified", "outlier", "shifted"])
+@pytest.mark.sampled(3)
 def test_the_divergence_is_the_least_of_all_thresholds(name, bits, symmetric):
     values = data(name)
     counts, exponent = histogram(values, bins=2048)

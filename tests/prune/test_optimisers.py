@@ -163,6 +163,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("name", [*ELEMENTWISE, *WHOLE])
+@pytest.mark.sampled(3)
 def test_the_next_update_is_that_of_what_is_left(name, x, found):
     optimiser = {**ELEMENTWISE, **WHOLE}[name]()
     params, state = trained(name, optimiser, x)

@@ -59,6 +59,7 @@ SLOW |= {"nnx_tokens"}
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CHANNEL_NETS]
 )
+@pytest.mark.sampled(3)
 def test_a_model_without_channels_equals_the_one_with_zeros(name):
     net = CHANNEL_NETS[name]()
     found = channels(net.apply, net.params, net.x)

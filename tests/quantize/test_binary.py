@@ -175,6 +175,7 @@ def test_thresholds_may_be_swept_in_one_program():
 
 @EVERY_TRANSFORM
 @pytest.mark.parametrize("shape", [(300, 20), (64, 33), (3, 3, 4, 7), (5,)])
+@pytest.mark.sampled(3)
 def test_packing_changes_no_bit_and_a_file_restores_them(make, shape):
     params = make().init({"w": gaussian(*shape)})
     seen = dense(params["w"])

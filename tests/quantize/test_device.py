@@ -113,6 +113,7 @@ def calibrated(kernel, bias, inputs=INPUTS, bits=8):
 
 @pytest.mark.parametrize(("bits", "granularity", "activations"), HOW)
 @pytest.mark.parametrize("how", ["weights", "nearest", "gptq"])
+@pytest.mark.sampled(5)
 def test_the_bias_of_a_dead_channel_is_exact(how, bits, granularity, activations):
     graph, weights, grids = calibrated(DEAD, BIAS, bits=activations)
     if how == "weights":
@@ -202,6 +203,7 @@ def test_adaround_and_reconstruct_take_dead_channels():
 @pytest.mark.parametrize(
     ("arithmetic", "bits"), [("xnnpack", 8), ("xnnpack", 4), ("reference", 8), ("reference", 4), ("micro", 8)]
 )
+@pytest.mark.sampled(3)
 def test_the_device_in_a_compiled_step_computes_its_integers(arithmetic, bits):
     graph, weights = small_net()
     weights = quantize.weights(".*/kernel", bits).init(weights)

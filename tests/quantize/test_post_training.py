@@ -32,6 +32,7 @@ def error(calibrated, **options):
 
 
 @pytest.mark.parametrize("bits", [pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
 def test_gptq_and_adaround_keep_outputs_better_than_nearest(calibrated, bits):
     nearest, _ = error(calibrated, bits=bits)
     assert error(calibrated, bits=bits, rounding="gptq")[0] < nearest

@@ -125,6 +125,7 @@ def test_a_tree_of_states_is_carried_through_scan(calibrator):
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(EXACT))
+@pytest.mark.slow
 def test_the_cut_into_batches_does_not_count(seed, name):
     rng = np.random.default_rng(seed)
     values = (rng.standard_normal(64) * 2.0 ** rng.integers(-8, 8, 64)).astype(np.float32)

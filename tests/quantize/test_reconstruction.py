@@ -102,6 +102,7 @@ def error(net, rounded):
     return float(jnp.mean((jax.jit(quantize.fake_quantized(graph, rounded, grids))(x) - graph(weights, x)) ** 2))
 
 
+@pytest.mark.slow
 def test_outputs_are_kept_better_than_by_rounding_to_nearest(rounded):
     assert error(RESIDUAL, rounded) < 0.7 * error(RESIDUAL, quantize.post_training(*RESIDUAL, bits=BITS))
 
