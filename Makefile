@@ -8,7 +8,7 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.
 TESTS ?= tests --ignore tests/peers
 # Most of the tests' time is the compiler's, so programs are compiled quickly, and once; all other targets compile as
 # users do. Only JAX 0.10 has the flags.
-QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache \
+QUICK := OPENBLAS_NUM_THREADS=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 ifeq ($(CONSTRAINTS),constraints.txt)
 QUICK += XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"

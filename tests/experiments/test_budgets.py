@@ -70,7 +70,8 @@ NARROW = replace(EXPERIMENT, model=config.LeNet5(filters=(4, 6), hidden=40))
 JOINT = config.Joint(".*/kernel", 3000, (0.3, 0.6), (0.5, 0.9), (2, 4), examples=20)
 
 
-@pytest.mark.parametrize("damage", ["error", "loss"])
+@pytest.mark.parametrize("damage", ["loss", "error"])
+@pytest.mark.sampled(2)
 def test_a_joint_budget_is_that_of_the_whole_file(data, damage):
     params = build.random_params(NARROW, data, "init")
     spec = replace(JOINT, damage=damage)
@@ -89,6 +90,7 @@ def test_statistics_are_in_the_file_and_cost_what_they_cost(data):
     assert all(0.9 * spec.bytes < size <= spec.bytes for size in sizes)
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_within_its_share(data):
     residual = replace(EXPERIMENT, model=config.ResNet8(width=4))
     params = build.random_params(residual, data, "init")

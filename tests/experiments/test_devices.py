@@ -53,6 +53,7 @@ TYPES = {  # of the input as an image and flat, activation and output; of kernel
 
 @pytest.mark.parametrize("io", ["integers", "float32"])
 @pytest.mark.parametrize("format", ["int8", "int4", "int16x8"])
+@pytest.mark.sampled(3)
 def test_integers_are_those_of_the_device(run, tmp_path, quick, format, io):
     found = devices.export(run, tmp_path / "model.tflite", format, io=io)
     assert found.largest_difference == 0 and found.same_class == 100

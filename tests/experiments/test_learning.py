@@ -83,6 +83,7 @@ def test_training_is_the_same_bits_from_the_middle(settings):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@pytest.mark.slow
 def test_learned_ranks_and_sums_are_c_steps_too(settings):
     parts = (config.Magnitude("fc2/kernel", 0.9), config.Codebook("fc2/kernel", 1, scope="global"))
     recipe = (config.SVD("fc1/kernel", alpha=3e-4), config.Additive("fc2/kernel", *parts))

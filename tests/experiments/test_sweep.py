@@ -220,6 +220,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_to_the_same_bits(swept, tmp_path):
     _, whole, _ = swept
     longer = [replace(p, stages=(p.stages[0], replace(p.stages[1], epochs=6))) for p in POINTS]

@@ -31,6 +31,7 @@ def model(request):
 
 
 @pytest.mark.parametrize("io", ["integers", "float32"])
+@pytest.mark.sampled(3)
 def test_file_is_written_whole_and_of_the_size_returned(model, tmp_path, io):
     size = jc.export.integers(model, tmp_path / "model.tflite", io=io)
     assert size == (tmp_path / "model.tflite").stat().st_size

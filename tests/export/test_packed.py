@@ -463,6 +463,7 @@ def test_every_flipped_byte_is_refused():
                 from_bytes(data[:i] + bytes([data[i] ^ change]) + data[i + 1 :], limit=LIMIT)
 
 
+@pytest.mark.slow
 def test_flipped_bytes_under_a_right_checksum_raise_value_errors_alone():
     data = to_bytes(small_tree())
     restored = 0
@@ -473,6 +474,7 @@ def test_flipped_bytes_under_a_right_checksum_raise_value_errors_alone():
     assert restored > 0  # values may be any floats: the checks behind the checksum were reached
 
 
+@pytest.mark.slow
 def test_changed_header_characters_raise_value_errors_alone():
     header, body = header_of(to_bytes(small_tree()))
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -122,6 +122,7 @@ def test_any_cut_computes_what_the_whole_arrays_do(name, cut_a, cut_b):
     "name",
     ["sum of products", "normalized", "functions with derivatives", "joined", "softmax", "constants in functions"],
 )
+@pytest.mark.sampled(3)
 def test_gradients_are_those_of_what_is_left(name):
     a, b = sliced(values(4, 4), (None, (0, 2))), sliced(values(4, 4, seed=1), ((0, 2), (1, 2, 3)))
 

@@ -273,6 +273,7 @@ SLOW = ("pruned afterwards", "learned steps")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in RECIPES])
+@pytest.mark.sampled(3)
 def test_the_codes_of_training_are_those_of_the_device(name):
     params, losses = trained(RECIPES[name]())
     assert losses[-1] < losses[0]

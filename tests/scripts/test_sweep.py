@@ -52,6 +52,7 @@ def test_a_sweep_leaves_runs_a_page_and_commands_that_find_them(run, table, tmp_
     assert alone["metrics"] == summary["points"][3]["metrics"]
 
 
+@pytest.mark.slow
 def test_shards_have_reports_of_their_own(run, table, tmp_path):
     given = [table, "--out", tmp_path / "out", "--wandb", "disabled", "--over", "seed=0:3", "--width", 1]
     for part in ("0/2", "1/2"):
