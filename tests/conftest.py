@@ -13,17 +13,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds ``--every n``, for a quick look at all tests: of many cases of a test it runs every n-th."""
+    parser.addoption("--every", type=int, default=1, metavar="N", help="run every N-th case of each test")
+
+
 @pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks all but every n-th case of a test that is ``sampled(n)`` as slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks all but every n-th case as slow: of a test that is ``sampled(n)``, and of all with ``--every n``."""
     cases: Counter[tuple] = Counter()
     for item in items:
         marker = item.get_closest_marker("sampled")
-        if marker is not None:
-            test = item.path, item.originalname
-            if cases[test] % marker.args[0]:
-                item.add_marker("slow")
-            cases[test] += 1
+        every = max(marker.args[0] if marker else 1, config.getoption("every"))
+        test = item.path, getattr(item, "originalname", item.name)
+        if cases[test] % every:
+            item.add_marker("slow")
+        cases[test] += 1
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxcompress.arrays.base import CompressedArray, decode, dense, encode, pack, stacked, static_fields
 from jaxcompress.coding import Coded
@@ -51,7 +51,9 @@ class Factored(CompressedArray):
         product = type(self).product
         for _ in range(self.stack_axes):
             product = jax.vmap(product)
-        return product(self.map_arrays(lambda _, part: dense(part)))  # pyright: ignore (of the same class)
+        # Behind the barrier, since XLA multiplies what is constant in a program by other rules of rounding.
+        factors = self.map_arrays(lambda _, part: lax.optimization_barrier(dense(part)))
+        return product(factors)  # pyright: ignore (of the same class)
 
     def stacked(self) -> CompressedArray | None:
         return self.map_arrays(lambda _, part: stacked(part)) if self.stack_axes else None
