@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.disk import writing
 from experiments.results import Result, Spread
 
-# Every run draws two pictures: to lay them out by what stands in them would take as long as to draw them.
+# For the pictures of every run: a constrained layout draws each of them twice.
 _MARGINS = {"left": 0.14, "right": 0.87, "bottom": 0.14, "top": 0.96}
 
 

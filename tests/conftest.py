@@ -14,8 +14,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--every n``, for a quick look at all tests: of many cases of a test it runs every n-th."""
-    parser.addoption("--every", type=int, default=1, metavar="N", help="run every N-th case of each test")
+    """Adds ``--every N``, which marks all but every N-th case of each test as slow."""
+    parser.addoption("--every", type=int, default=1, metavar="N", help="mark the other cases as slow")
 
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are deselected

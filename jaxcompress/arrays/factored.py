@@ -51,7 +51,7 @@ class Factored(CompressedArray):
         product = type(self).product
         for _ in range(self.stack_axes):
             product = jax.vmap(product)
-        # Behind the barrier, since XLA multiplies what is constant in a program by other rules of rounding.
+        # Behind the barrier no factor is a constant of the program: XLA rounds the product of constants otherwise.
         factors = self.map_arrays(lambda _, part: lax.optimization_barrier(dense(part)))
         return product(factors)  # pyright: ignore (of the same class)
 

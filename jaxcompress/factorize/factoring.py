@@ -46,8 +46,7 @@ def factorization(
     def factor(path: str, leaf: Any) -> Any:
         if owned(leaf, owner):
             return leaf
-        _check(path, leaf, kind)
-        kernel = jnp.asarray(leaf)
+        kernel = _checked(path, leaf, kind)
         own = axes_of(axes, path, kernel.shape, convention)
         made = placed(form(path, own.layers(kernel), own), own, kernel.shape)
         _check_factors(path, made)
@@ -81,15 +80,16 @@ def _dearer(kernel: Array, made: CompressedArray, axes: Axes) -> str | None:
     return f"its factors would take {with_factors:,} multiply-adds, it takes {without:,}"
 
 
-def _check(path: str, leaf: Any, kind: type[CompressedArray] | None) -> None:
+def _checked(path: str, leaf: Any, kind: type[CompressedArray] | None) -> Array:
     if isinstance(leaf, CompressedArray):
         factors = " and ".join(f"{path}/{name}" for name in data_fields(kind)) if kind else "its factors"
         raise ValueError(f"{path} is already {type(leaf).__name__}; factorize first, then mask or quantize {factors}")
     if isinstance(leaf, Tracer):
         raise TypeError(f"{path} is traced; factorize outside jit, since the rank decides shapes")
-    checked_weight(path, leaf, "factorized")
-    if leaf.ndim < 2:
-        raise ValueError(f"{path} has shape {leaf.shape}; a factorization needs a kernel of at least two axes")
+    kernel = checked_weight(path, leaf, "factorized")
+    if kernel.ndim < 2:
+        raise ValueError(f"{path} has shape {kernel.shape}; a factorization needs a kernel of at least two axes")
+    return kernel
 
 
 def _check_factors(path: str, leaf: CompressedArray) -> None:

@@ -78,8 +78,8 @@ def test_factors_near_the_largest_number_are_right_or_refused(name, dtype, peak)
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32, jnp.uint8, jnp.bool_, jnp.complex64])
 @EVERY
 def test_what_is_not_floating_point_is_refused_by_path_and_dtype(name, dtype):
-    told = re.escape(f"w of dtype {jnp.dtype(dtype)} cannot be factorized; weights are floating-point")
-    with pytest.raises(ValueError, match=told):
+    message = re.escape(f"w of dtype {jnp.dtype(dtype)} cannot be factorized; weights are floating-point")
+    with pytest.raises(ValueError, match=message):
         FORMS[name]().init({"w": jnp.ones((3, 3, 8, 8), dtype)})
 
 
