@@ -30,6 +30,14 @@ with cli.ending():
 """
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Lets the process heed an interrupt also where a shell started it in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("attempt", range(2))
 @pytest.mark.sampled(2)
 def test_an_interrupt_while_a_program_is_compiled_ends_with_code_130(attempt):
