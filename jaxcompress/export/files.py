@@ -1,6 +1,7 @@
 """Writing files whole or not at all."""
 
 import contextlib
+import errno
 import glob
 import os
 import pathlib
@@ -15,10 +16,13 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path` under a temporary name and then renames it, so that no half-written file is ever seen.
 
     The file keeps the permissions of the one that it replaces; a new one has those that the umask leaves. The folder
-    must exist. Raises OSError, with nothing left behind, if the disk is full or may not be written. A process that is
-    killed meanwhile leaves ``.NAME.*.partial``, which the next write of the file removes once it is an hour old.
+    must exist. A symbolic link stays, and what it points to is written. Raises OSError, with nothing left behind, if
+    the disk is full or may not be written, or if the path is a device, a pipe or a socket. A process that is killed
+    meanwhile leaves ``.NAME.*.partial``, which the next write of the file removes once it is an hour old.
     """
-    target = pathlib.Path(path)
+    target = pathlib.Path(os.path.realpath(path))  # or the link itself would be replaced, not its file
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     _remove_abandoned(target)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     mode = _mode_of(target)

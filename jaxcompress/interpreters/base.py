@@ -84,11 +84,16 @@ def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) 
     env.update(zip(jaxpr.invars, values, strict=True))
 
     def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
+        return _literal(atom) if isinstance(atom, core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         env.update(zip(eqn.outvars, _step(reading, jaxpr, eqn, [read(v) for v in eqn.invars]), strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _literal(atom: core.Literal) -> Any:
+    """Returns the value of a literal with its dtype: JAX writes booleans into programs as Python's own."""
+    return atom.val if hasattr(atom.val, "dtype") else np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore
 
 
 def bind(reading: Reading, primitive: core.Primitive, *values: Any, **params: Any) -> Any:

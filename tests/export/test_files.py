@@ -63,6 +63,27 @@ def test_target_that_is_a_folder_raises_and_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_stays_and_its_file_is_written(exists, tmp_path):
+    (tmp_path / "beside").mkdir()
+    real, link = tmp_path / "beside" / "real", tmp_path / "link"
+    if exists:
+        real.write_bytes(b"old")
+        real.chmod(0o640)
+    link.symlink_to(real)
+    write_whole(link, b"new")
+    assert link.is_symlink() and real.read_bytes() == b"new"
+    assert not exists or real.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("partial")] == []
+
+
+def test_what_is_no_regular_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        write_whole(tmp_path / "pipe", b"data")
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
+
+
 def test_path_may_be_text_and_long(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_whole("file", b"data")

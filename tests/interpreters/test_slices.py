@@ -70,6 +70,12 @@ PROGRAMS = {
     "parts": lambda a, b: (a[1:3] @ b[:, ::2], jnp.exp(a)[:, 1:2], *jnp.split(b + 1, 2, axis=1)),
     "padded": lambda a, b: (jnp.pad(a, ((0, 0), (0, 2))), jnp.pad(jnp.exp(b), ((1, 0), (0, 0))), jnp.pad(a, 1)),
     "padded sums": lambda a, b: jnp.pad(a[:, :2], ((0, 0), (0, 2))) + b,
+    "selected": lambda a, b: (
+        jnp.select([a > 0], [b]),
+        jnp.select([a > 0.1, b > 0], [b, a + 1], 2.0),
+        jnp.where((a > 0) & jnp.full((4, 4), True), b, 0.0) @ b,
+        jnp.where(jnp.full((4, 4), False) | (a > b), a, -1.0),
+    ),
     "stacked": lambda a, b: (
         jnp.stack([a, b * 2, a], 1).sum(1) @ b,
         jnp.stack([jnp.exp(a), jnp.exp(b)], 0),
