@@ -78,7 +78,10 @@ def trace(
 
 
 def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
-    """Evaluates a program on `values`, some of which may be of the reading's own types."""
+    """Evaluates a program on `values`, some of which may be of the reading's own types.
+
+    Equations whose results nothing uses are left out, so that they concern no reading, as they concern no compiler.
+    """
     jaxpr = closed.jaxpr
     env: dict[core.Var, Any] = dict(zip(jaxpr.constvars, map(reading.constant, closed.consts), strict=True))
     env.update(zip(jaxpr.invars, values, strict=True))
@@ -86,9 +89,20 @@ def evaluate(reading: Reading, closed: core.ClosedJaxpr, values: Sequence[Any]) 
     def read(atom: Any) -> Any:
         return _literal(atom) if isinstance(atom, core.Literal) else env[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in live(jaxpr):
         env.update(zip(eqn.outvars, _step(reading, jaxpr, eqn, [read(v) for v in eqn.invars]), strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def live(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+    """Lists the equations on which the outputs of a program depend, and those that have effects."""
+    needed = {atom for atom in jaxpr.outvars if isinstance(atom, core.Var)}
+    backwards: list[core.JaxprEqn] = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            needed.update(atom for atom in equation.invars if isinstance(atom, core.Var))
+            backwards.append(equation)
+    return backwards[::-1]
 
 
 def _literal(atom: core.Literal) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcompress.arrays import Sliced, densify, is_compressed
 from jaxcompress.interpreters.atoms import FIXED, Atoms, Axis, Labels, labels_of
-from jaxcompress.interpreters.base import Program, evaluate, trace
+from jaxcompress.interpreters.base import Program, evaluate, live, trace
 from jaxcompress.interpreters.labels import Splits, reading
 from jaxcompress.interpreters.states import last_name, later_states
 from jaxcompress.paths import Params, flatten
@@ -101,7 +101,7 @@ def _read(
     `states` are the places of outputs that are later states of parameters.
     """
     summed: list[Axis] = []
-    used = {id(atom) for equation in program.closed.jaxpr.eqns for atom in equation.invars}
+    used = {id(atom) for equation in live(program.closed.jaxpr) for atom in equation.invars}
     labels = [
         atoms.new(np.shape(value)) if id(var) in used else Labels.fixed(np.shape(value))
         for var, value in zip(program.closed.jaxpr.invars[:count], program.values, strict=False)

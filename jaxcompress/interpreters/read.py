@@ -12,8 +12,17 @@ from jax.extend import core
 from jax.extend.core import primitives as prim
 
 from jaxcompress.arrays import dense, is_compressed
-from jaxcompress.interpreters.base import INLINE, Reading, evaluate, trace
-from jaxcompress.interpreters.batches import INFERENCE, Tensor, check_apart, check_first, check_kept, examples, for_one
+from jaxcompress.interpreters.base import INLINE, Program, Reading, evaluate, trace
+from jaxcompress.interpreters.batches import (
+    INFERENCE,
+    Tensor,
+    check_apart,
+    check_first,
+    check_kept,
+    check_size_unused,
+    examples,
+    for_one,
+)
 from jaxcompress.interpreters.fusion import fuse, is_constant
 from jaxcompress.interpreters.graph import INPUT, Graph, Window, convolve, pool
 from jaxcompress.interpreters.lift import smaller
@@ -34,7 +43,8 @@ def read(apply: Callable[..., Any], params: Params, example: Any) -> tuple[Graph
     only transposes may move it, to and fro. Nothing is run.
 
     Raises ValueError for an operation that has no place in the graph, for one that mixes examples or meets the batch
-    on another axis than the first, for a model that takes no other batch than one, and for an example of integers.
+    on another axis than the first, for a model that takes no other batch than one or computes with its size
+    (``x * x.shape[0]``), and for an example of integers.
     """
     if example.shape[0] != 1:
         raise ValueError(f"the example has shape {example.shape}; its first axis is a batch of one")
@@ -47,25 +57,32 @@ def read(apply: Callable[..., Any], params: Params, example: Any) -> tuple[Graph
     program = trace(apply, (params, example), {}, is_compressed)
     if len(program.values) != len(flatten(params)) + 1 or len(program.closed.jaxpr.outvars) != 1:
         raise ValueError("a graph is of one input array and one output array")
-    builder, (of_one,) = Builder(examples(program.closed.jaxpr)), program.closed.out_avals
-    shape = (builder.count, *example.shape[1:])
-    try:
-        program = trace(apply, (params, jax.ShapeDtypeStruct(shape, example.dtype)), {}, is_compressed)
-    except Exception as error:
-        raise ValueError(
-            f"the model takes a batch of one, but not of {builder.count}: {error}; a graph is of batches of any size"
-        ) from error
+    counts, (of_one,) = examples(program.closed.jaxpr), program.closed.out_avals
+    program, other = (_traced(apply, params, example, count) for count in counts)
+    builder, shape = Builder(counts[0]), (counts[0], *example.shape[1:])
     marked = [Weight(path, value) for path, value in zip(flatten(params), program.values, strict=False)]
     (output,) = evaluate(_reading(builder), program.closed, [*marked, Tensor(INPUT, shape)])
     if not isinstance(output, Tensor):
         raise ValueError("the output of the model does not depend on its input")
     check_first(output, "the output of the model")
+    check_size_unused([program.closed, other.closed], counts)
     if for_one(output, builder.count) != of_one.shape:
         raise ValueError(
             f"the model returns the shape {of_one.shape} for a batch of one, and {output.shape} for {builder.count}; a "
             "graph is of batches of any size"
         )
     return fuse(builder.nodes, builder.constants, tuple(example.shape), output.name)
+
+
+def _traced(apply: Callable[..., Any], params: Params, example: Any, count: int) -> Program:
+    """Writes down what a model computes for `count` examples."""
+    batch = jax.ShapeDtypeStruct((count, *example.shape[1:]), example.dtype)
+    try:
+        return trace(apply, (params, batch), {}, is_compressed)
+    except Exception as error:
+        raise ValueError(
+            f"the model takes a batch of one, but not of {count}: {error}; a graph is of batches of any size"
+        ) from error
 
 
 # Every equation that meets an activation becomes a raw node; what belongs together is found by `fuse`.

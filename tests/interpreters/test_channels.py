@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from jax import lax
 
 from experiments import models
 from jaxcompress import adapters
 from jaxcompress.interpreters.channels import channels
-from tests.nets import NNXMLP, LinenResNet, LinenScan, LinenTied
+from tests.nets import NNXMLP, LinenResNet, LinenScan, LinenTied, NNXBlock
 
 
 def ones(**shapes):
@@ -185,6 +186,25 @@ def test_noise_from_a_key_among_the_parameters_goes_with_the_channels_that_it_me
 
     groups, pinned = found(apply, ones(a=(3, 4), b=(4, 1)) | {"key": jax.random.key(0)}, (2, 3))
     assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
+def test_what_nothing_depends_on_pins_nothing():
+    def apply(p, x):
+        x = x @ p["a"]
+        jnp.fft.fft(x)
+        return jax.jit(lambda x: [jnp.sort(x), x @ p["b"]][1])(x)
+
+    groups, pinned = found(apply, ones(a=(3, 4), b=(4, 1)), (2, 3))
+    assert groups == [{("a", 1): single(4), ("b", 0): single(4)}] and not pinned
+
+
+def test_new_statistics_that_are_dropped_pin_nothing():
+    model = NNXBlock(nnx.Rngs(0))
+    model.eval()
+    still, _ = found(*adapters.nnx.functional(model), (2, 9, 7, 3))
+    model.train()
+    groups, pinned = found(*adapters.nnx.functional(model), (2, 9, 7, 3))
+    assert places(groups) == places(still) != [] and not pinned
 
 
 # Stacks and repetitions

@@ -359,6 +359,14 @@ def test_the_batch_is_followed_while_parameters_are_traced(name):
     np.testing.assert_allclose(*jax.jit(both)(LINEAR), rtol=1e-5, atol=1e-5)
 
 
+def test_the_size_of_the_batch_may_be_computed_where_nothing_depends_on_it():
+    def apply(params, x):
+        jnp.sum(x, 0) / len(x)
+        return linear(params, x)
+
+    assert kinds(assert_reads(apply, LINEAR, SEQUENCE)) == ["dense"]
+
+
 ELSEWHERE, ALONG = "whose axis 1 is the batch", "along axis 0, the batch"
 BATCHES_REFUSED = {
     "time first, sliced": (lambda p, x: linear(p, x.swapaxes(0, 1))[2:5].mean(0), ELSEWHERE),
@@ -385,6 +393,11 @@ BATCHES_REFUSED = {
     "a longer batch": (lambda p, x: jnp.pad(x, ((0, 1), (0, 0), (0, 0))), f"a pad goes {ALONG}"),
     "a product over the batch": (lambda p, x: x.mean((1, 2)) @ jnp.ones((len(x), 2)), f"a product goes {ALONG}"),
     "a bias by example": (lambda p, x: linear(p, x[:, 0]) + jnp.arange(len(x) * 1.0)[:, None], "shift .* no operation"),
+    "its size as a factor": (lambda p, x: linear(p, x) * len(x), "a mul .* takes 5.0 for 5 examples, and 7.0 for 7"),
+    "its size as a constant": (lambda p, x: linear(p, x) + np.full((1, 1, 4), len(x), np.float32), "a constant of"),
+    "its size in a call": (lambda p, x: jax.jit(lambda v: linear(p, v) / x.shape[0])(x), "a div .* takes 5.0"),
+    "its size by counting": (lambda p, x: linear(p, x) * jnp.ones(len(x)).sum(), "a reduce_sum .* along the batch"),
+    "another model by its size": (lambda p, x: linear(p, x + 1 if len(x) == 7 else x), "otherwise for 5 .* than for 7"),
 }  # fmt: skip
 
 
