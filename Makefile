@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # Python 3.11 has JAX 0.10.1, from 3.12 on it is the newest.
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')
 TESTS ?= tests --ignore tests/peers
+# One in EVERY cases of each test is run; PART says which.
+EVERY ?= 2
+PART ?= 0
 # Most of the tests' time is the compiler's, so programs are compiled quickly, and once; all other targets compile as
 # users do. Only JAX 0.10 has the flags.
 QUICK := OPENBLAS_NUM_THREADS=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache \
@@ -31,8 +34,8 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 demo: env  ## the four families on digits, down to a TFLite file; about two minutes
 	$(BIN)/python scripts/demo.py
 
-test: env  ## the tests, without those marked slow and those against other libraries
-	$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' $(TESTS)
+test: env  ## the tests with half of their cases (EVERY=1: all), without slow ones and those against other libraries
+	$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' --every $(EVERY) --part $(PART) $(TESTS)
 
 test-newest:  ## the same on the newest JAX, in .venv-newest; give PYTHON=python3.13 if python3 is older than 3.12
 	@$(PYTHON) -c 'import sys; sys.exit("the newest JAX needs Python 3.12 or newer; try: make PYTHON=python3.13 test-newest" if sys.version_info < (3, 12) else 0)'

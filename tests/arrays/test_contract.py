@@ -1,5 +1,7 @@
 """One contract for every compressed array, nested ones included."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -271,6 +273,7 @@ LEAVES = {
     "masked_sliced": lambda: Masked(sliced(weight()), mask(), "m"),
     "masked_trained_ternary": lambda: Masked(trained_ternary(weight()), mask(), "m"),
 }
+LEAVES = {name: functools.cache(make) for name, make in LEAVES.items()}  # arrays stay as they are, so one is enough
 ROUNDED = ("fake", "learned", "dorefa", "binary", "ternary", "dithered", "float8", "scaled")
 EVERY_LEAF = pytest.mark.parametrize("name", LEAVES)
 
