@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxcompress.arrays import Masked, dense, is_compressed
+from jaxcompress.arrays import Masked, is_compressed
 from jaxcompress.transform import owned
 from jaxcompress.weights import checked_weight
 
@@ -27,6 +27,18 @@ def plainly_masked(path: str, leaf: Any, owner: str) -> Any:
 
 
 def zeroed(leaf: Masked) -> Masked:
-    """Sets the weights out of use to zero."""
-    weight = dense(leaf.weight)
-    return replace(leaf, weight=jnp.where(leaf.mask, weight, jnp.zeros_like(weight)))
+    """Sets the weights out of use to zero, in the array that training moves.
+
+    Transforms may have wrapped that array since. Raises ValueError if they left no array of its shape, as factors do.
+    """
+    return replace(leaf, weight=_zeroed(leaf.weight, leaf))
+
+
+def _zeroed(weight: Any, masked: Masked) -> Any:
+    if not is_compressed(weight):
+        return jnp.where(masked.mask, weight, jnp.zeros_like(weight))
+    inner = getattr(weight, "weight", None)
+    if inner is None or inner.shape != masked.mask.shape:
+        kind = type(weight).__name__
+        raise ValueError(f"{masked.owner} sets weights out of use to zero; in {kind}, made of them since, it cannot")
+    return replace(weight, weight=_zeroed(inner, masked))

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcompress import chain, combine, densify, pack, partition, quantize, schedules
+from jaxcompress import chain, combine, densify, factorize, pack, partition, quantize, schedules
 from jaxcompress.arrays import Masked
-from jaxcompress.prune import Blocks, Runs, ac_dc, movement, sr_ste, straight_through
+from jaxcompress.prune import Blocks, Runs, ac_dc, magnitude, movement, sr_ste, straight_through
 from tests.traces import Compiled
 
 W = jnp.array([[4.0, -1.0], [-3.0, 2.0], [2.0, -3.0], [1.0, 4.0]])
@@ -106,6 +106,25 @@ def test_ac_dc_takes_turns_and_removed_weights_start_from_zero():
     np.testing.assert_array_equal(
         transform.update(moved, 7)["a"].mask, [[True, True], [False, False], [False, False], [False, False]]
     )
+
+
+@pytest.mark.parametrize(
+    "inner", [magnitude("w/weight", 0.25), quantize.weights("w/weight", 4)], ids=["magnitude", "weights"]
+)
+def test_ac_dc_keeps_what_later_transforms_wrap(inner):
+    transform = chain(ac_dc("w", 0.5, begin=0, end=9, compressed_steps=2, dense_steps=2), inner)
+    params = transform.init({"w": jax.random.normal(jax.random.key(0), (8, 6))})
+    updated = transform.update(params, 1)
+    assert jax.tree.structure(transform.init(params)) == jax.tree.structure(updated) == jax.tree.structure(params)
+    latent = updated["w"].weight.weight
+    np.testing.assert_array_equal(latent == 0, ~updated["w"].mask)
+
+
+def test_ac_dc_refuses_factors_that_came_later():
+    transform = chain(ac_dc("w", 0.5, begin=0, end=9, compressed_steps=2, dense_steps=2), factorize.svd("w/weight", 2))
+    params = transform.init({"w": jax.random.normal(jax.random.key(0), (8, 6))})
+    with pytest.raises(ValueError, match="in LowRank, made of them since, it cannot"):
+        transform.update(params, 1)
 
 
 def test_a_second_init_keeps_masks():
