@@ -16,7 +16,7 @@ from jaxcompress.paths import Params, rewrite
 from jaxcompress.prune.allocation import Allocation
 from jaxcompress.prune.masking import check_allocation, checked_sparsity, top
 from jaxcompress.prune.patterns import Single
-from jaxcompress.prune.wrapping import plainly_masked, zeroed
+from jaxcompress.prune.wrapping import plainly_masked, with_zeros, zeroed
 from jaxcompress.schedules import Schedule
 from jaxcompress.transform import Transform, owned, rewrite_owned
 
@@ -102,7 +102,7 @@ def exchange(leaf: Masked, growth: Array, fraction: Array | float) -> Masked:
     (stay,) = keep_largest([jnp.where(leaf.mask, jnp.abs(weight), -1)], count - dropped)
     (grown,) = keep_largest([jnp.where(stay, -1, growth)], dropped)
     fresh = grown & ~leaf.mask
-    return replace(leaf, weight=jnp.where(fresh, jnp.zeros_like(weight), weight), mask=stay | grown)
+    return replace(leaf, weight=with_zeros(leaf.weight, ~fresh, leaf.owner), mask=stay | grown)
 
 
 def _dynamic(

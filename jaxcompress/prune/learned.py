@@ -126,7 +126,10 @@ def ac_dc(
 
     def init(params: Params) -> Params:
         rewrite(params, pattern, lambda path, leaf: plainly_masked(path, leaf, owner))
-        return rewrite_owned(inner.init(params), owner, zeroed)
+        wrapped = inner.init(params)
+        if len(owned(params, owner)) == len(owned(wrapped, owner)):
+            return params
+        return rewrite_owned(wrapped, owner, zeroed)
 
     def update(params: Params, step: Array | int, **extra: Any) -> Params:
         return rewrite_owned(inner.update(params, step, **extra), owner, zeroed)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from jaxcompress.arrays import Masked, is_compressed
 from jaxcompress.transform import owned
@@ -27,18 +28,20 @@ def plainly_masked(path: str, leaf: Any, owner: str) -> Any:
 
 
 def zeroed(leaf: Masked) -> Masked:
-    """Sets the weights out of use to zero, in the array that training moves.
+    """Sets the weights out of use to zero, as `with_zeros` does."""
+    return replace(leaf, weight=with_zeros(leaf.weight, leaf.mask, leaf.owner))
 
-    Transforms may have wrapped that array since. Raises ValueError if they left no array of its shape, as factors do.
+
+def with_zeros(weight: Any, keep: Array, owner: str) -> Any:
+    """Sets a weight to zero but where `keep` is true, in the array that training moves.
+
+    Other transforms may have wrapped that array. Raises ValueError, naming `owner`, if they left no array of its shape,
+    as factors do.
     """
-    return replace(leaf, weight=_zeroed(leaf.weight, leaf))
-
-
-def _zeroed(weight: Any, masked: Masked) -> Any:
     if not is_compressed(weight):
-        return jnp.where(masked.mask, weight, jnp.zeros_like(weight))
+        return jnp.where(keep, weight, jnp.zeros_like(weight))
     inner = getattr(weight, "weight", None)
-    if inner is None or inner.shape != masked.mask.shape:
+    if inner is None or inner.shape != keep.shape:
         kind = type(weight).__name__
-        raise ValueError(f"{masked.owner} sets weights out of use to zero; in {kind}, made of them since, it cannot")
-    return replace(weight, weight=_zeroed(inner, masked))
+        raise ValueError(f"{owner} sets weights to zero, and cannot in the {kind} that was made of them since")
+    return replace(weight, weight=with_zeros(inner, keep, owner))
