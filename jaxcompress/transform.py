@@ -38,8 +38,9 @@ def chain(*transforms: Transform) -> Transform:
     """Applies `transforms` one after the other.
 
     The order of the chain is the order of nesting: a transform wraps what the earlier ones made of a leaf, and reads
-    the value that they give it. Where patterns overlap each transform goes on to update only its own leaves. Raises
-    ValueError if two transforms have the same name, since each would undo the other's work.
+    the value that they give it. Where patterns overlap each transform goes on to update only its own leaves. A second
+    `init` keeps the leaves that it finds; a pattern that matches within what a later transform made wraps that then.
+    Raises ValueError if two transforms have the same name, since each would undo the other's work.
     """
     names = tuple(name for transform in transforms for name in transform.names)
     twice = {name for name in names if names.count(name) > 1}

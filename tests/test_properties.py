@@ -161,7 +161,8 @@ def test_what_holds_for_every_chain_of_transforms(tree, chain):
     transform, params = compressed(tree, chain)
     event("refused" if params is None else "compressed")
     if params is not None:
-        check(tree, transform, params)
+        # Such a pattern of an earlier transform may match within what a later one makes, which a second init wraps too.
+        check(tree, transform, params, settled=not any("*" in pattern for _, pattern in chain[:-1]))
 
 
 @pytest.mark.slow
@@ -176,7 +177,7 @@ def test_what_holds_for_every_transform_alone(name, dtype):
     check(tree, transform, params)
 
 
-def check(tree, transform, params):
+def check(tree, transform, params, settled=True):
     """Checks all that holds for what a transform made of a tree."""
     whole = densify(params)
     for path, leaf in flatten(whole).items():
@@ -187,7 +188,9 @@ def check(tree, transform, params):
     same_trees(jc.combine(*jc.partition(params)), params)
 
     # An update keeps the structure; so does init, which keeps a tree that carries the transform already.
-    assert kinds(transform.init(params)) == kinds(params)
+    again = transform.init(params)
+    assert kinds(again) == kinds(params) or not settled
+    assert kinds(transform.init(again)) == kinds(again)
     update = partial(transform.update, key=KEY, batch=jnp.float32(1))
     try:
         updated = update(params, 2)
